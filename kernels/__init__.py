@@ -1,0 +1,1 @@
+"""Sampling and compositing kernels: CPU versions and their references."""
