@@ -1,0 +1,233 @@
+"""The options of every stage, and how presets, files and flags become one :class:`RestoreConfig`.
+
+Defaults < preset < file < flags, merged once, here. Every field has its default, unit and reason in this file and
+nowhere else; a stage is handed only its own part. Values are checked against the annotated bounds, an unknown key is
+an error that offers the nearest known name, and no field is a path, an address or a command: a preset from a
+stranger cannot reach a file.
+"""
+
+from __future__ import annotations
+
+import difflib
+import tomllib
+from collections.abc import Mapping
+from dataclasses import asdict, dataclass, field, fields, is_dataclass
+from importlib import resources
+from pathlib import Path
+from typing import Annotated, Any, Literal
+
+from pydantic import Field, TypeAdapter, ValidationError
+
+from vidrestore.errors import ConfigError
+
+__all__ = [
+    "BlendOptions",
+    "DecodeOptions",
+    "DetectOptions",
+    "EncodeOptions",
+    "RestoreConfig",
+    "RestoreOptions",
+    "TrackOptions",
+    "load_config",
+    "load_preset",
+    "nearest",
+    "preset_names",
+]
+
+Unit = Annotated[float, Field(ge=0.0, le=1.0)]
+
+
+@dataclass(frozen=True, slots=True)
+class DecodeOptions:
+    """Reading the input."""
+
+    threads: Annotated[int, Field(ge=0, le=64)] = 0
+    """Decoder threads; 0 lets FFmpeg choose."""
+    cut_threshold: Annotated[float, Field(gt=0.0, le=1.0)] = 0.30
+    """Change of the picture, in [0, 1], above which a new shot begins (decode/shots.py defines the measure)."""
+
+
+@dataclass(frozen=True, slots=True)
+class DetectOptions:
+    """Finding faces."""
+
+    score_threshold: Unit = 0.6
+    """Detections below it are dropped. YuNet's own default is 0.9; heavily compressed 50 px faces score 0.8."""
+    input_size_px: Annotated[int, Field(ge=128, le=4096)] = 640
+    """Longer side of the copy that the detector sees, up to ``max_enlargement`` times the picture's size."""
+    max_enlargement: Annotated[float, Field(ge=1.0, le=8.0)] = 2.0
+    """Small pictures are enlarged at most so much for detection (176 x 144 needs about 2)."""
+    every: Annotated[int, Field(ge=1, le=60)] = 1
+    """Run the detector on every n-th frame and after each cut; the tracker fills the frames between."""
+    min_face_px: Annotated[float, Field(ge=0.0)] = 16.0
+    """Faces whose box is narrower, in display pixels, are left alone: nothing is there to restore."""
+
+
+@dataclass(frozen=True, slots=True)
+class TrackOptions:
+    """Joining detections into persons, steady in time."""
+
+    lookahead: Annotated[int, Field(ge=0, le=120)] = 12
+    """Frames that tracking may wait, for smoothing and for the fades; 0 for live use."""
+    smoothing_frames: Annotated[float, Field(ge=0.0, le=30.0)] = 3.0
+    """Standard deviation of the landmark smoother in frames; 0 takes the detector's points as they are."""
+    match_iou: Unit = 0.3
+    """Least overlap of a detection with the predicted box of a track for them to be the same face."""
+    max_missed: Annotated[int, Field(ge=0, le=300)] = 8
+    """A track that was not seen for more frames ends."""
+    min_hits: Annotated[int, Field(ge=1, le=60)] = 3
+    """A face must be seen in so many frames before it is believed; false detections rarely persist."""
+    fade_frames: Annotated[int, Field(ge=0, le=120)] = 6
+    """Frames over which the effect comes and goes where a face appears or is lost within a shot."""
+
+
+@dataclass(frozen=True, slots=True)
+class RestoreOptions:
+    """The network."""
+
+    network: Literal["compact"] = "compact"
+    """Which restorer: ``compact`` is ours and comes with the package."""
+    device: str = "auto"
+    """auto, cpu, cuda, cuda:N or mps; auto takes the first of cuda, mps, cpu that is there."""
+    precision: Literal["auto", "float32", "bfloat16", "float16"] = "auto"
+    """Arithmetic of the network; auto is what was measured fastest without visible loss on the device."""
+    batch_size: Annotated[int, Field(ge=1, le=64)] = 8
+    """Most crops in one pass of the network; faces of several frames share a batch."""
+    on_error: Literal["keep", "stop"] = "keep"
+    """A crop that comes out as NaN or Inf: keep the source there and count it, or stop."""
+
+
+@dataclass(frozen=True, slots=True)
+class BlendOptions:
+    """Putting the faces back."""
+
+    strength: Unit = 1.0
+    """How much of the change is applied: 0 leaves the source, 1 is the network's result."""
+    feather: Annotated[float, Field(gt=0.0, le=0.5)] = 0.12
+    """Width of the mask's soft edge as a share of the crop's side."""
+
+
+@dataclass(frozen=True, slots=True)
+class EncodeOptions:
+    """Writing the output."""
+
+    codec: Literal["h264", "hevc", "av1", "ffv1", "prores", "dnxhr"] = "h264"
+    """Video codec of the output."""
+    crf: Annotated[int, Field(ge=0, le=63)] | None = None
+    """Constant quality, lower is better; None takes the codec's own choice (h264 17, hevc 20, av1 24)."""
+    speed: Literal["ultrafast", "veryfast", "fast", "medium", "slow", "veryslow"] = "medium"
+    """Encoder's effort, in x264's words; mapped to the others."""
+    depth: Literal["source", "8", "10"] = "source"
+    """Bits per sample of the output; source keeps them where the codec can."""
+    copy_streams: bool = True
+    """Copy audio, subtitles, chapters, attachments and metadata."""
+    threads: Annotated[int, Field(ge=0, le=64)] = 0
+    """Encoder threads; 0 lets the encoder choose."""
+
+
+@dataclass(frozen=True, slots=True)
+class RestoreConfig:
+    """Everything that a run needs to know beside its input and output."""
+
+    decode: DecodeOptions = field(default_factory=DecodeOptions)
+    detect: DetectOptions = field(default_factory=DetectOptions)
+    track: TrackOptions = field(default_factory=TrackOptions)
+    restore: RestoreOptions = field(default_factory=RestoreOptions)
+    blend: BlendOptions = field(default_factory=BlendOptions)
+    encode: EncodeOptions = field(default_factory=EncodeOptions)
+
+    def as_dict(self) -> dict[str, dict[str, Any]]:
+        """Nested plain values, ready for JSON."""
+        return asdict(self)
+
+
+_ADAPTER = TypeAdapter(RestoreConfig)
+
+
+def nearest(name: str, known: list[str]) -> str:
+    """A hint that names the closest of the known words, then all of them."""
+    close = difflib.get_close_matches(name, known, n=1, cutoff=0.5)
+    listing = ", ".join(sorted(known))
+    return f"did you mean {close[0]!r}? Known: {listing}" if close else f"known: {listing}"
+
+
+def preset_names() -> list[str]:
+    """Names of the presets in the package, sorted."""
+    folder = resources.files("vidrestore.presets")
+    return sorted(entry.name[: -len(".toml")] for entry in folder.iterdir() if entry.name.endswith(".toml"))
+
+
+def load_preset(name: str) -> dict[str, Any]:
+    """The values of a named preset, unchecked, as nested dictionaries.
+
+    Raises:
+        ConfigError: there is no such preset; the nearest name is offered.
+    """
+    if name not in preset_names():
+        raise ConfigError(f"unknown preset {name!r}, {nearest(name, preset_names())}")
+    return tomllib.loads(preset_text(name))
+
+
+def preset_text(name: str) -> str:
+    """The TOML text of a preset that exists."""
+    return (resources.files("vidrestore.presets") / f"{name}.toml").read_text("utf-8")
+
+
+def load_config(
+    *,
+    preset: str | None = None,
+    file: str | Path | None = None,
+    overrides: Mapping[str, Mapping[str, Any]] | None = None,
+) -> RestoreConfig:
+    """Merges defaults, preset, file and flags, later ones winning, and checks the result.
+
+    Args:
+        preset: a name out of :func:`preset_names`.
+        file: a TOML file of the same form as a preset.
+        overrides: {stage: {field: value}}, from flags or from a program.
+
+    Raises:
+        ConfigError: an unknown name, a value out of its bounds, or a file that is no TOML; the message says where.
+    """
+    merged: dict[str, dict[str, Any]] = {}
+    layers: list[tuple[str, Mapping[str, Any]]] = []
+    if preset is not None:
+        layers.append((f"preset {preset}", load_preset(preset)))
+    if file is not None:
+        layers.append((str(file), _read_toml(Path(file))))
+    if overrides:
+        layers.append(("options", overrides))
+    for origin, layer in layers:
+        _check_names(layer, origin)
+        for stage, values in layer.items():
+            merged.setdefault(stage, {}).update(values)
+    try:
+        return _ADAPTER.validate_python(merged)
+    except ValidationError as error:
+        first = error.errors()[0]
+        place = ".".join(str(part) for part in first["loc"])
+        raise ConfigError(f"{place} = {first['input']!r}: {first['msg']}") from error
+
+
+def _read_toml(path: Path) -> dict[str, Any]:
+    try:
+        return tomllib.loads(path.read_text("utf-8"))
+    except OSError as error:
+        raise ConfigError(f"{path}: cannot be read ({error.strerror})") from error
+    except (tomllib.TOMLDecodeError, UnicodeDecodeError) as error:
+        raise ConfigError(f"{path}: is not a TOML file: {error}") from error
+
+
+def _check_names(layer: Mapping[str, Any], origin: str) -> None:
+    stages = {f.name: f for f in fields(RestoreConfig)}
+    for stage, values in layer.items():
+        if stage not in stages:
+            raise ConfigError(f"{origin}: unknown section [{stage}], {nearest(stage, list(stages))}")
+        if not isinstance(values, Mapping):
+            raise ConfigError(f"{origin}: [{stage}] must be a table of options, got {values!r}")
+        default = getattr(RestoreConfig(), stage)
+        assert is_dataclass(default)
+        known = [f.name for f in fields(default)]
+        for key in values:
+            if key not in known:
+                raise ConfigError(f"{origin}: unknown option {stage}.{key}, {nearest(key, known)}")
