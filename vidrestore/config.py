@@ -67,8 +67,9 @@ class DetectOptions:
 class TrackOptions:
     """Joining detections into persons, steady in time."""
 
-    lookahead: Annotated[int, Field(ge=0, le=120)] = 12
-    """Frames that tracking may wait, for smoothing and for the fades; 0 for live use."""
+    lookahead: Annotated[int, Field(ge=0, le=120)] = 16
+    """Frames that tracking may wait, for smoothing and fades; 0 for live use. ``max_missed + fade_frames`` and more
+    let a face fade out before it is lost."""
     smoothing_frames: Annotated[float, Field(ge=0.0, le=30.0)] = 3.0
     """Standard deviation of the landmark smoother in frames; 0 takes the detector's points as they are."""
     match_iou: Unit = 0.3

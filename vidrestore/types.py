@@ -31,6 +31,7 @@ __all__ = [
     "StageTime",
     "StreamInfo",
     "Track",
+    "TrackedFrame",
 ]
 
 Plane: TypeAlias = NDArray[np.uint8] | NDArray[np.uint16]
@@ -242,6 +243,14 @@ class Track:
     """Frames since the detector last saw it; 0 where it was seen in this frame."""
     shot: int = 0
     """The shot it belongs to."""
+
+
+@dataclass(frozen=True, slots=True)
+class TrackedFrame:
+    """A frame and the faces in it."""
+
+    frame: Frame
+    tracks: tuple[Track, ...]
 
 
 @dataclass(frozen=True, slots=True)

@@ -1,0 +1,379 @@
+"""The commands: flags -> config -> pipeline -> exit status. The only file that prints.
+
+Results go to standard output, progress and errors to standard error.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import json
+import os
+import signal
+import sys
+import traceback
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from enum import IntEnum
+from fractions import Fraction
+from pathlib import Path
+from types import FrameType
+from typing import Annotated, Any, TypeVar
+
+import numpy as np
+import typer
+from rich.console import Console
+from rich.progress import BarColumn, MofNCompleteColumn, TextColumn, TimeRemainingColumn
+from rich.progress import Progress as ProgressBar
+from rich.table import Table
+from rich.text import Text
+
+from vidrestore import __version__
+from vidrestore.config import RestoreConfig, load_config, preset_names, preset_text
+from vidrestore.errors import (
+    ConfigError,
+    DecodeError,
+    DeviceError,
+    EncodeError,
+    VidrestoreError,
+    WeightsError,
+)
+
+__all__ = ["ExitStatus", "main"]
+
+T = TypeVar("T")
+
+
+class ExitStatus(IntEnum):
+    """What the shell is told; documented in the README."""
+
+    WHOLE = 0
+    USAGE = 1
+    INPUT = 2
+    LOSSES = 3
+    RESOURCE = 4
+    INTERNAL = 5
+    INTERRUPTED = 130
+    TERMINATED = 143
+
+
+class _Terminated(BaseException):
+    """SIGTERM arrived; unwinds like Ctrl-C, so that half-written files are removed."""
+
+
+app = typer.Typer(
+    name="vidrestore",
+    help="Restores the faces of old, small, noisy or compressed video; everything else stays as it is.",
+    no_args_is_help=True,
+    add_completion=False,
+    pretty_exceptions_enable=False,
+    context_settings={"help_option_names": ["-h", "--help"]},
+)
+presets_app = typer.Typer(help="Named settings.", no_args_is_help=True)
+train_app = typer.Typer(help="Train the networks that come with the package.", no_args_is_help=True)
+app.add_typer(presets_app, name="presets")
+app.add_typer(train_app, name="train")
+
+_errors = Console(stderr=True, highlight=False)
+
+JsonFlag = Annotated[bool, typer.Option("--json", help="Print one JSON object instead of text.")]
+PresetOption = Annotated[str | None, typer.Option("--preset", "-p", help="Named settings; see `presets list`.")]
+ConfigOption = Annotated[Path | None, typer.Option("--config", help="A TOML file of settings, over the preset.")]
+DeviceOption = Annotated[str | None, typer.Option(help="auto, cpu, cuda, cuda:N or mps.")]
+
+
+@app.command("restore")
+def restore_command(
+    source: Annotated[Path, typer.Argument(metavar="IN", help="The video to restore.")],
+    output: Annotated[Path, typer.Option("--output", "-o", metavar="OUT", help="Where the result goes.")],
+    preset: PresetOption = None,
+    config_file: ConfigOption = None,
+    strength: Annotated[float | None, typer.Option(help="How much of the change is applied, 0 to 1.")] = None,
+    network: Annotated[str | None, typer.Option(help="Which network restores: compact.")] = None,
+    device: DeviceOption = None,
+    codec: Annotated[str | None, typer.Option(help="h264, hevc, av1, ffv1, prores or dnxhr.")] = None,
+    crf: Annotated[int | None, typer.Option(help="Quality of h264, hevc and av1; lower is better.")] = None,
+    speed: Annotated[str | None, typer.Option(help="Encoder effort: ultrafast ... veryslow.")] = None,
+    settings: Annotated[
+        list[str] | None, typer.Option("--set", metavar="STAGE.OPTION=VALUE", help="Any other option; repeatable.")
+    ] = None,
+    overwrite: Annotated[bool, typer.Option("--overwrite", help="Replace OUT if it exists.")] = False,
+    quiet: Annotated[bool, typer.Option("--quiet", "-q", help="No progress and no summary.")] = False,
+    as_json: JsonFlag = False,
+) -> ExitStatus:
+    """Restore the faces of a video."""
+    overrides = _overrides(settings or [])
+    for stage, key, value in [
+        ("blend", "strength", strength),
+        ("restore", "network", network),
+        ("restore", "device", device),
+        ("encode", "codec", codec),
+        ("encode", "crf", crf),
+        ("encode", "speed", speed),
+    ]:
+        if value is not None:
+            overrides.setdefault(stage, {})[key] = value
+    config = load_config(preset=preset, file=config_file, overrides=overrides)
+
+    from vidrestore.pipeline import check_target, restore  # heavy: after the flags are known to be right
+
+    check_target(source, output, overwrite=overwrite)
+    with _progress_bar(source, show=not quiet and not as_json) as tell:
+        result = restore(source, output, config, overwrite=overwrite, progress=tell)
+    if as_json:
+        _print_json(result.as_dict() | {"exit_status": int(ExitStatus.WHOLE if result.is_whole else ExitStatus.LOSSES)})
+    elif not quiet:
+        _errors.print(
+            Text(
+                f"{_shown(result.output)}: {result.num_frames} frames, {result.num_faces} faces of "
+                f"{result.num_people} people restored in {result.elapsed_s:.1f} s "
+                f"({result.num_frames / max(result.elapsed_s, 1e-9):.1f} frames/s on {result.device})"
+            )
+        )
+    if not as_json:
+        _warn_of_losses(result)
+    return ExitStatus.WHOLE if result.is_whole else ExitStatus.LOSSES
+
+
+@app.command("probe")
+def probe_command(
+    source: Annotated[Path, typer.Argument(metavar="FILE", help="The video to look at.")],
+    preset: PresetOption = None,
+    config_file: ConfigOption = None,
+    device: DeviceOption = None,
+    as_json: JsonFlag = False,
+) -> ExitStatus:
+    """Tell what is in a video, which faces are found, and what `restore` would do and take."""
+    overrides = {"restore": {"device": device}} if device is not None else None
+    config = load_config(preset=preset, file=config_file, overrides=overrides)
+    from vidrestore.probe import probe
+
+    report = probe(source, config)
+    if as_json:
+        _print_json(dataclasses.asdict(report))
+        return ExitStatus.WHOLE
+    out = Console(highlight=False)
+    table = Table(show_header=False, box=None, padding=(0, 2, 0, 0))
+    for name, value in report.rows():
+        table.add_row(name, Text(_shown(value)))
+    out.print(table)
+    return ExitStatus.WHOLE
+
+
+@app.command("doctor")
+def doctor_command(as_json: JsonFlag = False) -> ExitStatus:
+    """Check that everything a run needs is here, and say how to get what is missing."""
+    from vidrestore.doctor import examine
+
+    checks = examine()
+    whole = all(check.is_good or check.is_optional for check in checks)
+    status = ExitStatus.WHOLE if whole else ExitStatus.RESOURCE
+    if as_json:
+        _print_json({"checks": [dataclasses.asdict(c) for c in checks], "exit_status": int(status)})
+        return status
+    out = Console(highlight=False)
+    table = Table(show_header=False, box=None, padding=(0, 2, 0, 0))
+    for check in checks:
+        mark = Text("ok", "green") if check.is_good else Text("-" if check.is_optional else "MISSING", "yellow")
+        advice = f"\n{check.advice}" if check.advice and not check.is_good else ""
+        table.add_row(mark, check.name, Text(_shown(check.found) + advice))
+    out.print(table)
+    return status
+
+
+@presets_app.command("list")
+def presets_list_command(as_json: JsonFlag = False) -> ExitStatus:
+    """Name the presets and whom they are for."""
+    purposes = {name: preset_text(name).splitlines()[0].lstrip("# ") for name in preset_names()}
+    if as_json:
+        _print_json(purposes)
+        return ExitStatus.WHOLE
+    table = Table(show_header=False, box=None, padding=(0, 2, 0, 0))
+    for name, purpose in purposes.items():
+        table.add_row(name, purpose)
+    Console(highlight=False).print(table)
+    return ExitStatus.WHOLE
+
+
+@presets_app.command("show")
+def presets_show_command(
+    name: Annotated[str, typer.Argument(help="A preset's name.")],
+    as_json: JsonFlag = False,
+) -> ExitStatus:
+    """Show every setting that a preset leads to; those it changes are marked."""
+    config = load_config(preset=name)
+    if as_json:
+        _print_json(config.as_dict())
+        return ExitStatus.WHOLE
+    default = RestoreConfig().as_dict()
+    out = Console(highlight=False)
+    out.print(Text(preset_text(name).splitlines()[0]))
+    for stage, values in config.as_dict().items():
+        out.print(Text(f"\n[{stage}]"))
+        for key, value in values.items():
+            mark = "" if value == default[stage][key] else f"    # default: {json.dumps(default[stage][key])}"
+            text = "# " + key + ": the codec's own" if value is None else f"{key} = {json.dumps(value)}"
+            out.print(Text(text + mark))
+    return ExitStatus.WHOLE
+
+
+@app.callback(invoke_without_command=True)
+def _common(
+    context: typer.Context,
+    version: Annotated[bool, typer.Option("--version", help="Print the version and stop.")] = False,
+) -> None:
+    if version:
+        typer.echo(f"vidrestore {__version__}")
+        raise typer.Exit
+    if context.invoked_subcommand is None:
+        typer.echo(context.get_help())
+        raise typer.Exit
+
+
+def main(arguments: list[str] | None = None) -> int:
+    """Runs a command and gives its exit status; ``vidrestore`` in the shell."""
+    arguments = sys.argv[1:] if arguments is None else arguments
+    as_json = "--json" in arguments
+    with _terminable():
+        try:
+            status = app(args=arguments, prog_name="vidrestore", standalone_mode=False)
+            return int(status) if isinstance(status, int) else int(ExitStatus.WHOLE)
+        except typer.Exit as stop:
+            return int(stop.exit_code)
+        except (typer.TyperException, VidrestoreError, OSError, MemoryError) as error:
+            status = exit_status_of(error)
+            _report(error, status, as_json=as_json)
+            return int(status)
+        except (KeyboardInterrupt, typer.Abort):
+            _report("interrupted; nothing half-written was left", ExitStatus.INTERRUPTED, as_json=as_json)
+            return int(ExitStatus.INTERRUPTED)
+        except _Terminated:
+            _report("terminated; nothing half-written was left", ExitStatus.TERMINATED, as_json=as_json)
+            return int(ExitStatus.TERMINATED)
+        except Exception as error:  # noqa: BLE001, the last resort: a defect of ours, told as one
+            _errors.print(Text(traceback.format_exc().rstrip()))
+            message = f"internal error, please report it with the lines above: {type(error).__name__}: {error}"
+            _report(message, ExitStatus.INTERNAL, as_json=as_json)
+            return int(ExitStatus.INTERNAL)
+
+
+def exit_status_of(error: BaseException) -> ExitStatus:
+    """The exit status that an error leads to."""
+    if isinstance(error, (typer.TyperException, ConfigError)):
+        return ExitStatus.USAGE
+    if isinstance(error, DecodeError):
+        return ExitStatus.INPUT
+    if isinstance(error, EncodeError):  # the world refused (disk, permission), or the name was wrong
+        return ExitStatus.RESOURCE if isinstance(error.__cause__, OSError) else ExitStatus.USAGE
+    if isinstance(error, (DeviceError, WeightsError, OSError, MemoryError)):
+        return ExitStatus.RESOURCE
+    return ExitStatus.INTERNAL
+
+
+@contextmanager
+def _terminable() -> Iterator[None]:
+    def stop(number: int, frame: FrameType | None) -> None:
+        raise _Terminated
+
+    try:
+        before = signal.signal(signal.SIGTERM, stop)
+    except ValueError:  # not in the main thread: the program that called us keeps its own handling
+        yield
+        return
+    try:
+        yield
+    finally:
+        signal.signal(signal.SIGTERM, before)
+
+
+def _report(error: BaseException | str, status: ExitStatus, *, as_json: bool) -> None:
+    message = error.format_message() if isinstance(error, typer.TyperException) else str(error)
+    message = message or type(error).__name__
+    if isinstance(error, MemoryError):
+        message = f"out of memory {message}"
+    if as_json:
+        kind = error if isinstance(error, str) else type(error).__name__
+        _print_json({"error": _shown(message), "kind": kind, "exit_status": int(status)})
+    _errors.print(Text("vidrestore: ", "red") + Text(_shown(message)))
+
+
+def _warn_of_losses(result: Any) -> None:
+    for loss in result.losses:
+        _errors.print(Text("lost: ", "yellow") + Text(_shown(loss.message)))
+    for skipped in result.skipped_streams:
+        _errors.print(Text("not copied: ", "yellow") + Text(_shown(skipped)))
+    if result.num_kept_faces:
+        _errors.print(Text(f"kept as they were, the network failed on them: {result.num_kept_faces} faces"))
+
+
+def _overrides(settings: list[str]) -> dict[str, dict[str, Any]]:
+    """``stage.option=value`` flags as nested values; a value is read as JSON where it is JSON, else as a word."""
+    nested: dict[str, dict[str, Any]] = {}
+    for setting in settings:
+        name, equals, text = setting.partition("=")
+        stage, dot, key = name.strip().partition(".")
+        if not equals or not dot or not key:
+            raise ConfigError(f"--set {setting}: expected STAGE.OPTION=VALUE, such as --set track.lookahead=8")
+        try:
+            value = json.loads(text)
+        except json.JSONDecodeError:
+            value = text
+        nested.setdefault(stage, {})[key] = value
+    return nested
+
+
+@contextmanager
+def _progress_bar(source: Path, *, show: bool) -> Iterator[Callable[[Any], None] | None]:
+    if not show or not _errors.is_terminal:
+        yield None
+        return
+    bar = ProgressBar(
+        TextColumn("{task.description}"),
+        BarColumn(),
+        MofNCompleteColumn(),
+        TextColumn("{task.fields[fps]:.1f} frames/s, {task.fields[faces]} faces"),
+        TimeRemainingColumn(),
+        console=_errors,
+        transient=True,
+    )
+    task = bar.add_task(Text(_shown(source.name)).plain, total=None, fps=0.0, faces=0)
+
+    def tell(progress: Any) -> None:
+        total = progress.expected_frames
+        bar.update(
+            task,
+            completed=progress.num_frames,
+            total=max(total, progress.num_frames) if total else None,
+            fps=progress.num_frames / max(progress.elapsed_s, 1e-9),
+            faces=progress.num_faces,
+        )
+
+    with bar:
+        yield tell
+
+
+def _shown(text: object) -> str:
+    """Text without control characters: a file's name or tag must not drive the terminal."""
+    return "".join(c if c.isprintable() or c == "\n" else ascii(c)[1:-1] for c in str(text))
+
+
+def _print_json(value: Any) -> None:
+    sys.stdout.write(json.dumps(value, default=_plain, indent=2) + "\n")
+    sys.stdout.flush()
+
+
+def _plain(value: Any) -> Any:
+    if isinstance(value, Fraction):
+        return f"{value.numerator}/{value.denominator}"
+    if isinstance(value, np.ndarray):
+        return value.tolist()
+    if isinstance(value, np.generic):
+        return value.item()
+    if isinstance(value, os.PathLike):
+        return os.fspath(value)
+    if dataclasses.is_dataclass(value) and not isinstance(value, type):
+        return dataclasses.asdict(value)
+    raise TypeError(f"{type(value).__name__} has no JSON form")
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,363 @@
+"""Wires the stages: decode -> detect and track -> restore and blend -> encode, each ahead of the next in its thread.
+
+Queues are bounded, so memory does not grow with the length of the clip: at any time no more frames are held than
+the queues, the tracker's look-ahead and one batch have room for.
+"""
+
+from __future__ import annotations
+
+import os
+import time
+from collections.abc import Callable, Generator, Iterable, Iterator
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from types import TracebackType
+from typing import Any
+
+from vidrestore import __version__
+from vidrestore.ahead import Ahead
+from vidrestore.blend.compositor import Compositor
+from vidrestore.config import RestoreConfig
+from vidrestore.decode.reader import Loss, VideoReader
+from vidrestore.detect.detector import Detector, FaceFinder
+from vidrestore.detect.yunet import YuNet
+from vidrestore.device import describe_device
+from vidrestore.encode.writer import VideoWriter
+from vidrestore.errors import ConfigError, DecodeError
+from vidrestore.restore.restorer import FaceRestorer, Restorer, load_restorer
+from vidrestore.track.tracker import Tracker
+from vidrestore.types import Frame, StageTime, StreamInfo, Track, TrackedFrame
+
+__all__ = [
+    "Progress",
+    "RestoreResult",
+    "RestoredFrame",
+    "RestoredVideo",
+    "check_target",
+    "restore",
+    "restore_frames",
+]
+
+QUEUE_FRAMES = 4  # between two stages: enough to hide jitter, 12 MB each at 1080p
+BATCH_FRAMES = 8  # at most so many frames wait for a batch of crops to fill
+
+
+@dataclass(frozen=True, slots=True)
+class RestoredFrame:
+    """A frame with its faces restored."""
+
+    frame: Frame
+    """Outside the masks its samples are those of the input; without faces it is the input's frame itself."""
+    tracks: tuple[Track, ...]
+    """The faces in it."""
+    num_restored: int
+    """How many of them were restored; fewer than tracks where a result was not finite."""
+
+
+@dataclass(frozen=True, slots=True)
+class Progress:
+    """Told after each written frame."""
+
+    num_frames: int
+    """Frames written so far."""
+    expected_frames: int | None
+    """Frames in all as the container tells, None if unknown."""
+    num_faces: int
+    """Faces restored so far, counted once a frame."""
+    elapsed_s: float
+    """Wall clock since the first frame was asked for."""
+
+
+@dataclass(frozen=True, slots=True)
+class RestoreResult:
+    """What a finished run did."""
+
+    source: str
+    output: str
+    num_frames: int
+    """Frames written."""
+    num_faces: int
+    """Faces restored, counted once a frame."""
+    num_people: int
+    """Track ids that were restored."""
+    num_shots: int
+    num_kept_faces: int
+    """Faces left as they were because the network's result was not finite."""
+    losses: tuple[Loss, ...]
+    """What of the input could not be read; empty where nothing was lost."""
+    skipped_streams: tuple[str, ...]
+    """Streams of the input that the output's container cannot hold."""
+    output_bytes: int
+    output_codec: str
+    output_pix_fmt: str
+    elapsed_s: float
+    stages: dict[str, StageTime]
+    """Seconds per stage: decode, track (with detection), restore (with blending), encode."""
+    device: str
+    config: RestoreConfig
+    version: str = __version__
+
+    @property
+    def is_whole(self) -> bool:
+        """Nothing of the input was lost."""
+        return not self.losses
+
+    def as_dict(self) -> dict[str, Any]:
+        """Plain values, ready for JSON."""
+        return asdict(self) | {
+            "is_whole": self.is_whole,
+            "frames_per_second": self.num_frames / self.elapsed_s if self.elapsed_s > 0 else None,
+        }
+
+
+def restore_frames(
+    frames: Iterable[Frame],
+    info: StreamInfo,
+    config: RestoreConfig | None = None,
+    *,
+    restorer: Restorer | None = None,
+    finder: FaceFinder | None = None,
+) -> Generator[RestoredFrame, None, None]:
+    """Restores the faces of frames that a program makes or reads itself, in the caller's thread.
+
+    Args:
+        frames: in order, every index one above the last; ``Frame.shot`` rises at cuts.
+        info: of the stream; its size, rotation and aspect ratio are used.
+        config: defaults where None.
+        restorer: a network to use in place of the configured one.
+        finder: a face finder to use in place of YuNet.
+
+    Yields:
+        Every frame, in order, later by the tracker's look-ahead.
+    """
+    config = config or RestoreConfig()
+    restorer = restorer or load_restorer(config.restore)
+    finder = finder or YuNet(config.detect.score_threshold)
+    faces = FaceRestorer(config.restore, info, restorer)
+    yield from _restored(_tracked(frames, info, config, finder), faces, Compositor(config.blend))
+
+
+class RestoredVideo:
+    """A video file whose frames come out restored: a context manager to iterate over.
+
+        with RestoredVideo("clip.mp4") as video:
+            for restored in video:
+                print(restored.frame.pts, len(restored.tracks))
+
+    Args:
+        path: the file.
+        config: defaults where None.
+        restorer: a network to use in place of the configured one.
+        finder: a face finder to use in place of YuNet.
+
+    Raises:
+        DecodeError: the file is missing or is no video that can be read.
+        DeviceError: the configured device is not there.
+        WeightsError: a weight file is missing or damaged.
+    """
+
+    def __init__(
+        self,
+        path: str | os.PathLike[str],
+        config: RestoreConfig | None = None,
+        *,
+        restorer: Restorer | None = None,
+        finder: FaceFinder | None = None,
+    ) -> None:
+        self._config = config = config or RestoreConfig()
+        self._reader = VideoReader(path, config.decode)
+        self.info = self._reader.info
+        self._stages: list[Ahead[Any]] = []
+        try:
+            self._restorer = restorer or load_restorer(config.restore)
+            self._finder = finder or YuNet(config.detect.score_threshold)
+        except BaseException:
+            self._reader.close()
+            raise
+        self._faces = FaceRestorer(config.restore, self.info, self._restorer)
+
+    @property
+    def losses(self) -> tuple[Loss, ...]:
+        """What could not be read so far; complete after the last frame."""
+        return self._reader.losses
+
+    @property
+    def num_restored(self) -> int:
+        """Faces restored so far, counted once a frame."""
+        return self._faces.num_restored
+
+    @property
+    def num_kept(self) -> int:
+        """Faces left as they were because the network's result was not finite."""
+        return self._faces.num_kept
+
+    @property
+    def device(self) -> str:
+        """Where the network runs."""
+        return describe_device(self._restorer.device)
+
+    @property
+    def waited_s(self) -> float:
+        """Seconds that the one who iterates has waited for frames."""
+        return self._stages[-1].waited_s if self._stages else 0.0
+
+    def __enter__(self) -> RestoredVideo:
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        self.close()
+
+    def __iter__(self) -> Iterator[RestoredFrame]:
+        if self._stages:
+            raise ValueError("a RestoredVideo can be iterated once; open the file again")
+        config = self._config
+        decoded = Ahead(_closing(self._reader.decode()), QUEUE_FRAMES, "decode")
+        tracked = Ahead(_tracked(decoded, self.info, config, self._finder), QUEUE_FRAMES, "track")
+        restored = Ahead(_restored(tracked, self._faces, Compositor(config.blend)), QUEUE_FRAMES, "restore")
+        self._stages = [decoded, tracked, restored]
+        yield from restored
+
+    def stage_times(self) -> dict[str, StageTime]:
+        """Seconds of decode, track and restore so far."""
+        upstream: list[Ahead[Any] | None] = [None, *self._stages[:-1]]
+        return {s.name: s.stage_time(u) for s, u in zip(self._stages, upstream, strict=True)}
+
+    def close(self) -> None:
+        """Stops all threads, last stage first, and closes the file."""
+        for stage in reversed(self._stages):
+            stage.close()
+        self._reader.close()
+
+
+def restore(
+    source: str | os.PathLike[str],
+    output: str | os.PathLike[str],
+    config: RestoreConfig | None = None,
+    *,
+    overwrite: bool = False,
+    progress: Callable[[Progress], None] | None = None,
+    restorer: Restorer | None = None,
+) -> RestoreResult:
+    """Restores the faces of a video file into another file; the main job.
+
+    Everything but the faces stays: frames, time stamps, audio, subtitles, chapters, colour tags. The output appears
+    under its name only when it is whole.
+
+    Args:
+        source: any video that FFmpeg's libraries read.
+        output: its suffix chooses the container (.mp4, .mkv, .mov, ...).
+        config: defaults where None; see :func:`vidrestore.config.load_config` for presets.
+        overwrite: replace an output that exists.
+        progress: called after each frame, in the caller's thread.
+        restorer: a network to use in place of the configured one.
+
+    Raises:
+        ConfigError: the output exists, or is the input.
+        DecodeError: the input is missing or is no video that can be read.
+        EncodeError: the output cannot be written.
+        DeviceError: the configured device is not there or out of memory.
+        WeightsError: a weight file is missing or damaged.
+    """
+    config = config or RestoreConfig()
+    check_target(source, output, overwrite=overwrite)
+    people: set[int] = set()
+    num_frames, shot = 0, 0
+    encode_s = 0.0
+    begin = time.perf_counter()
+    with (
+        RestoredVideo(source, config, restorer=restorer) as video,
+        VideoWriter(output, video.info, config.encode, source=source, overwrite=overwrite) as writer,
+    ):
+        for restored in video:
+            write_begin = time.perf_counter()
+            writer.write(restored.frame)
+            encode_s += time.perf_counter() - write_begin
+            num_frames, shot = num_frames + 1, restored.frame.shot
+            people.update(track.id for track in restored.tracks)
+            if progress is not None:
+                elapsed_s = time.perf_counter() - begin
+                progress(Progress(num_frames, video.info.num_frames, video.num_restored, elapsed_s))
+        if num_frames == 0:
+            raise DecodeError(f"{video.info.path}: not a single frame could be decoded", path=source)
+        write_begin = time.perf_counter()
+        written = writer.close()
+        encode_s += time.perf_counter() - write_begin
+        stages = video.stage_times() | {"encode": StageTime(encode_s, video.waited_s, 0.0)}
+        return RestoreResult(
+            source=os.fspath(source),
+            output=os.fspath(output),
+            num_frames=num_frames,
+            num_faces=video.num_restored,
+            num_people=len(people),
+            num_shots=shot + 1 if num_frames else 0,
+            num_kept_faces=video.num_kept,
+            losses=video.losses,
+            skipped_streams=written.skipped,
+            output_bytes=written.num_bytes,
+            output_codec=written.codec,
+            output_pix_fmt=written.pix_fmt,
+            elapsed_s=time.perf_counter() - begin,
+            stages=stages,
+            device=video.device,
+            config=config,
+        )
+
+
+def check_target(source: str | os.PathLike[str], output: str | os.PathLike[str], *, overwrite: bool) -> None:
+    """Refuses an output that is the input, or that exists and may not be replaced.
+
+    Raises:
+        ConfigError: with what to do.
+    """
+    target = Path(output)
+    if not os.path.lexists(target):
+        return
+    if Path(source).exists() and target.exists() and os.path.samefile(source, target):
+        raise ConfigError(f"{target}: the output is the input itself; give it another name")
+    if target.is_dir():
+        raise ConfigError(f"{target}: is a folder; name a file in it, such as {target / Path(source).name}")
+    if not overwrite:
+        raise ConfigError(f"{target}: exists already; use --overwrite to replace it, or another name")
+
+
+def _closing(frames: Iterator[Frame]) -> Generator[Frame, None, None]:
+    yield from frames
+
+
+def _tracked(
+    frames: Iterable[Frame], info: StreamInfo, config: RestoreConfig, finder: FaceFinder
+) -> Generator[TrackedFrame, None, None]:
+    detector = Detector(config.detect, info, finder)
+    tracker = Tracker(config.track, config.detect.every)
+    shot, since = -1, 0
+    for frame in frames:
+        since = 0 if frame.shot != shot else since + 1
+        shot = frame.shot
+        looks = since % config.detect.every == 0
+        yield from tracker.update(frame, detector.detect(frame) if looks else None)
+    yield from tracker.flush()
+
+
+def _restored(
+    tracked: Iterable[TrackedFrame], faces: FaceRestorer, compositor: Compositor
+) -> Generator[RestoredFrame, None, None]:
+    """Gathers frames until a batch of faces is full or enough frames wait, then restores them together."""
+    waiting: list[TrackedFrame] = []
+    num_faces = 0
+    for item in tracked:
+        waiting.append(item)
+        num_faces += len(item.tracks)
+        if num_faces >= faces.batch_size or len(waiting) >= BATCH_FRAMES or num_faces == 0:
+            yield from _finish(waiting, faces, compositor)
+            waiting, num_faces = [], 0
+    yield from _finish(waiting, faces, compositor)
+
+
+def _finish(
+    waiting: list[TrackedFrame], faces: FaceRestorer, compositor: Compositor
+) -> Generator[RestoredFrame, None, None]:
+    for item, restorations in zip(waiting, faces.restore(waiting), strict=True):
+        frame = compositor.composite(item.frame, restorations)
+        yield RestoredFrame(frame, item.tracks, len(restorations))
