@@ -1,1 +1,1 @@
-"""encode."""
+"""Encoding: frames become a file, with everything else of the source beside them."""

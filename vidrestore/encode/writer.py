@@ -1,0 +1,268 @@
+"""Frames become a file: :class:`VideoWriter`."""
+
+from __future__ import annotations
+
+import contextlib
+import errno
+import logging
+import os
+import secrets
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass, field
+from fractions import Fraction
+from pathlib import Path
+from types import TracebackType
+from typing import Any
+
+import av
+import av.error
+from av.container import OutputContainer
+from av.packet import Packet
+from av.video.stream import VideoStream
+
+from vidrestore.config import EncodeOptions
+from vidrestore.encode.codecs import (
+    CONTAINERS,
+    EXTENSIONS,
+    choose_pix_fmt,
+    encoder_name,
+    encoder_options,
+    encoder_rate,
+)
+from vidrestore.encode.picture import Painter, colour_tags
+from vidrestore.encode.streams import StreamCopier
+from vidrestore.errors import EncodeError
+from vidrestore.types import Frame, StreamInfo
+
+__all__ = ["VideoWriter", "WrittenVideo"]
+
+log = logging.getLogger(__name__)
+
+
+@dataclass(frozen=True, slots=True)
+class WrittenVideo:
+    """What was written."""
+
+    path: str
+    num_frames: int
+    num_bytes: int
+    codec: str
+    """FFmpeg's name of the encoder."""
+    pix_fmt: str
+    copied: Mapping[str, int] = field(default_factory=dict)
+    """Streams copied from the source, by type."""
+    skipped: tuple[str, ...] = ()
+    """Streams of the source that the container cannot hold, one sentence each."""
+
+
+class VideoWriter:
+    """Encodes frames into a hidden file beside the target and moves it there when it is whole."""
+
+    def __init__(
+        self,
+        path: str | os.PathLike[str],
+        info: StreamInfo,
+        options: EncodeOptions | None = None,
+        *,
+        source: str | os.PathLike[str] | None = None,
+        overwrite: bool = False,
+    ) -> None:
+        """Checks everything that can be checked before the first frame.
+
+        Args:
+            path: the file to be made; its extension names the container.
+            info: of the stream that the frames come from.
+            options: codec, quality, depth.
+            source: the file whose other streams are copied; None copies nothing.
+            overwrite: replace a file that is there.
+
+        Raises:
+            EncodeError: the target exists or is the source, its folder is missing or not writable, or codec and
+                container do not go together.
+        """
+        self.path = Path(path)
+        self.info = info
+        self.options = options or EncodeOptions()
+        self._source = source
+        self._overwrite = overwrite
+        self.pix_fmt = choose_pix_fmt(
+            self.options.codec, info.format, self.options.depth, size=(info.frame_height, info.frame_width)
+        )
+        self._encoder = encoder_name(self.options.codec, self.pix_fmt)
+        self.result: WrittenVideo | None = None
+        """Set once the file is whole and in its place."""
+        self._num_frames = 0
+        self._container: OutputContainer | None = None
+        self._stream: VideoStream | None = None
+        self._copier: StreamCopier | None = None
+        self._is_closed = False
+        self._check_target()
+        self._part = self._make_part()
+
+    def __enter__(self) -> VideoWriter:
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        if error is None:
+            self.finish()
+        else:
+            self.abort()
+
+    @property
+    def skipped(self) -> tuple[str, ...]:
+        """Streams of the source that are left out, one sentence each."""
+        return self._copier.skipped if self._copier is not None else ()
+
+    def write(self, frame: Frame) -> None:
+        """Encodes one frame at its own time.
+
+        Raises:
+            EncodeError: the encoder or the disk refuses it; a full disk has an ``OSError`` as its cause.
+        """
+        with self._failing("writing", frame):
+            if self._container is None:
+                self._open(frame)
+            assert self._stream is not None
+            self._mux(self._stream.encode(self._painter.paint(frame)))
+        self._num_frames += 1
+
+    def finish(self) -> WrittenVideo:
+        """Writes what is still in the encoder, closes the file and moves it to its place.
+
+        Raises:
+            EncodeError: no frame was written, or the disk refuses.
+        """
+        if self.result is not None:
+            return self.result
+        try:
+            if self._container is None or self._stream is None:
+                raise EncodeError(f"{_shown(self.path)}: not one frame came to be written", path=self.path)
+            with self._failing("finishing", None):
+                self._mux(self._stream.encode(None))
+                if self._copier is not None:
+                    self._copier.copy_until(None)
+                self._container.close()
+                self._move()
+            self.result = WrittenVideo(
+                path=os.fspath(self.path),
+                num_frames=self._num_frames,
+                num_bytes=self.path.stat().st_size,
+                codec=self._encoder,
+                pix_fmt=self.pix_fmt,
+                copied=self._copier.counts if self._copier is not None else {},
+                skipped=self.skipped,
+            )
+        finally:
+            self._release()
+        return self.result
+
+    def abort(self) -> None:
+        """Drops what was written; nothing stays behind. A second call, or one after the end, does nothing."""
+        self._release()
+
+    def _release(self) -> None:
+        if self._is_closed:
+            return
+        self._is_closed = True
+        if self._copier is not None:
+            self._copier.close()
+        if self._container is not None:
+            with contextlib.suppress(av.error.FFmpegError, OSError):
+                self._container.close()
+        self._container = self._stream = None
+        with contextlib.suppress(FileNotFoundError):
+            self._part.unlink()
+
+    def _check_target(self) -> None:
+        name, folder, extension = _shown(self.path), self.path.parent, self.path.suffix.lower()
+        if extension not in EXTENSIONS:
+            known = ", ".join(EXTENSIONS)
+            raise EncodeError(f"{name}: unknown kind of file {extension!r}, use one of {known}", path=self.path)
+        fitting = CONTAINERS[self.options.codec]
+        if extension not in fitting:
+            raise EncodeError(
+                f"{name}: {self.options.codec} cannot be written to {extension}, use {' or '.join(fitting[:3])}",
+                path=self.path,
+            )
+        if self._source is not None and self.path.exists() and os.path.samefile(self._source, self.path):
+            raise EncodeError(f"{name}: is the input itself, choose another name for the output", path=self.path)
+        if self.path.is_dir():
+            raise EncodeError(f"{name}: is a folder, expected a file name", path=self.path)
+        if os.path.lexists(self.path) and not self._overwrite:
+            raise EncodeError(f"{name}: exists already, choose another name or allow overwriting", path=self.path)
+        if not folder.is_dir():
+            raise EncodeError(f"{name}: there is no folder {_shown(folder)}, create it first", path=self.path)
+
+    def _make_part(self) -> Path:
+        part = self.path.with_name(f".{self.path.stem}.part-{os.getpid()}-{secrets.token_hex(4)}{self.path.suffix}")
+        try:
+            os.close(os.open(part, os.O_CREAT | os.O_EXCL | os.O_WRONLY, 0o666))
+        except OSError as error:
+            folder = _shown(self.path.parent)
+            message = f"{_shown(self.path)}: cannot create a file in {folder} ({error.strerror})"
+            raise EncodeError(message, path=self.path) from error
+        return part
+
+    def _open(self, frame: Frame) -> None:
+        extension = self.path.suffix.lower()
+        self._container = av.open(f"file:{self._part.absolute()}", "w", format=EXTENSIONS[extension])
+        options = encoder_options(self.options, self.pix_fmt, has_b_frames=extension != ".avi")
+        rate = encoder_rate(self.options.codec, self.info.average_rate)
+        stream: Any = self._container.add_stream(self._encoder, rate=rate, options=options)
+        context = stream.codec_context
+        context.width, context.height = frame.width, frame.height
+        context.pix_fmt = self.pix_fmt
+        context.time_base = stream.time_base = frame.time_base
+        context.thread_count = self.options.threads
+        context.sample_aspect_ratio = self.info.sample_aspect_ratio
+        tags = colour_tags(frame.format, self.pix_fmt)
+        context.colorspace, context.color_range = tags.matrix, tags.range
+        context.color_primaries, context.color_trc = tags.primaries, tags.transfer
+        if self.info.rotation:
+            stream.set_display_rotation(-self.info.rotation)
+        self._stream = stream
+        self._painter = Painter(frame.format, self.pix_fmt, tags)
+        if self._source is not None and self.options.copy_streams:
+            self._copier = StreamCopier(self._source, self._container, extension)
+
+    def _mux(self, packets: list[Packet[Any]]) -> None:
+        assert self._container is not None
+        for packet in packets:
+            if self._copier is not None and packet.dts is not None:
+                self._copier.copy_until(packet.dts * Fraction(packet.time_base))
+            self._container.mux_one(packet)
+
+    def _move(self) -> None:
+        descriptor = os.open(self._part, os.O_RDONLY)
+        try:
+            os.fsync(descriptor)
+        finally:
+            os.close(descriptor)
+        os.replace(self._part, self.path)
+
+    @contextlib.contextmanager
+    def _failing(self, doing: str, frame: Frame | None) -> Iterator[None]:
+        """Turns what FFmpeg and the system raise into an EncodeError that says where."""
+        try:
+            yield
+        except (av.error.FFmpegError, OSError, ValueError) as error:
+            self._release()
+            number = getattr(error, "errno", None)
+            cause: BaseException = error
+            reason = getattr(error, "strerror", None) or str(error)
+            if number in (errno.ENOSPC, errno.EFBIG, errno.EDQUOT):
+                cause = OSError(number, os.strerror(number), os.fspath(self.path))
+                reason = f"the disk is full ({os.strerror(number)})"
+            index, pts = (None, None) if frame is None else (frame.index, frame.pts)
+            message = f"{_shown(self.path)}: {doing} failed: {reason}"
+            raise EncodeError(message, path=self.path, frame_index=index, pts=pts) from cause
+
+
+def _shown(name: str | os.PathLike[str]) -> str:
+    """A file name that is safe to print: control and undecodable characters are escaped."""
+    text = os.fspath(name)
+    if text.isprintable():
+        return text
+    return "".join(c if c.isprintable() else c.encode("unicode_escape", "surrogatepass").decode("ascii") for c in text)
