@@ -46,7 +46,8 @@ def smooth_at(
     if sigma <= 0:
         return _between(offset, values, nearest)
     window = np.exp(-0.5 * (offset / sigma) ** 2)
-    used = np.abs(offset) <= max(SUPPORT * sigma, float(np.abs(offset[nearest])) + sigma)
+    third_nearest = np.sort(np.abs(offset))[:3][-1]  # a narrow window still holds enough looks to tell a motion
+    used = np.abs(offset) <= max(SUPPORT * sigma, float(third_nearest))
     x, y, k = offset[used] / sigma, values[used], np.sqrt(window[used] * weights[used] + 1e-12)
     order = _order(x)
     basis = np.stack([x**power for power in range(order + 1)], 1)
