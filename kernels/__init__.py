@@ -1,1 +1,10 @@
-"""Sampling and compositing kernels: CPU versions and their references."""
+"""Kernels on the CPU: crops out of video planes, differences back into them. ``reference`` holds their plain twins.
+
+The two conversions between planes and R'G'B' live here and nowhere else.
+"""
+
+from vidrestore.kernels.colour import signal_delta
+from vidrestore.kernels.composite import composite
+from vidrestore.kernels.sample import sample_crops
+
+__all__ = ["composite", "sample_crops", "signal_delta"]

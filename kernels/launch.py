@@ -1,0 +1,149 @@
+"""How a CPU kernel is compiled and spread over the cores, and the checks that every launcher begins with.
+
+A kernel is a plain function over a band of output rows, compiled by numba without the GIL; a band is what a block of
+rows is to a GPU. The bands run on a small pool of threads of our own and not on numba's ``parallel=True``: numba's
+default pool aborts the process when two threads enter it at once (the pipeline's sampler and compositor do), dies after
+a fork, and its code takes several times as long to compile.
+
+Compiled code is kept on disk beside the source, or in the user's cache folder where the package is read-only, or not at
+all where neither can be written. numba looks only at a kernel's own file to see whether its cache is fresh, so a kernel
+calls no compiled function of another file.
+"""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Callable, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from itertools import pairwise
+from typing import Any, ParamSpec, TypeVar
+
+import numba
+import numpy as np
+from numpy.typing import ArrayLike, NDArray
+
+from vidrestore.errors import KernelError
+from vidrestore.types import PixelFormat, Plane
+
+__all__ = ["MAX_FOOTPRINT", "as_affines", "check_planes", "invert", "jit", "plane_from_luma", "run_bands"]
+
+P = ParamSpec("P")
+R = TypeVar("R")
+
+MAX_FOOTPRINT = 64.0
+"""Widest filter in source pixels per output pixel and axis; what shrinks further is no longer kept free of aliasing.
+
+An 8000 px face in a 256 px crop needs 31."""
+
+_BANDS_PER_THREAD = 4  # a little more than one, so that cheap and dear bands even out
+
+_pool: ThreadPoolExecutor | None = None
+
+
+def jit(function: Callable[P, R]) -> Callable[P, R]:
+    """Compiles a scalar function or a band kernel with numba, on first call.
+
+    Float sums may be reordered and contracted (within a few units in the last place of float32); NaN keeps its meaning.
+    """
+    flags: dict[str, Any] = {
+        "nogil": True,
+        "error_model": "numpy",
+        "fastmath": {"reassoc", "contract", "arcp", "nsz"},
+    }
+    try:
+        compiled: Callable[P, R] = numba.njit(cache=True, **flags)(function)
+    except RuntimeError:  # no folder for the cache can be written: compile anew in every run
+        compiled = numba.njit(**flags)(function)
+    return compiled
+
+
+def num_threads() -> int:
+    """Cores that this process may use."""
+    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+
+
+def run_bands(kernel: Callable[[int, int], object], start: int, stop: int, *, min_rows: int = 16) -> None:
+    """Runs ``kernel(first_row, last_row_exclusive)`` over rows start..stop, in bands, on all cores; waits for all.
+
+    Args:
+        kernel: must release the GIL, write its own rows only and not call ``run_bands``.
+        start: first row.
+        stop: row after the last.
+        min_rows: bands are not made smaller, a hand-over costs some 20 µs.
+    """
+    global _pool
+    num_rows = stop - start
+    num_bands = min(num_threads() * _BANDS_PER_THREAD, -(-num_rows // min_rows))
+    if num_threads() == 1 or num_bands <= 1:
+        if num_rows > 0:
+            kernel(start, stop)
+        return
+    if _pool is None:
+        _pool = ThreadPoolExecutor(num_threads(), thread_name_prefix="vidrestore-kernel")
+    edges = [start + num_rows * i // num_bands for i in range(num_bands + 1)]
+    futures = [_pool.submit(kernel, a, b) for a, b in pairwise(edges)]
+    for future in futures:
+        future.result()
+
+
+def _forget_pool() -> None:
+    global _pool
+    _pool = None
+
+
+if hasattr(os, "register_at_fork"):
+    os.register_at_fork(after_in_child=_forget_pool)  # a child of fork has none of the pool's threads
+
+
+def check_planes(planes: Sequence[Plane], pixel_format: PixelFormat) -> None:
+    """Compares planes with their format.
+
+    Raises:
+        KernelError: number, shape or type of the planes is not what the format says, or a plane is empty.
+    """
+    if len(planes) != pixel_format.num_planes:
+        raise KernelError(f"{pixel_format.name} has {pixel_format.num_planes} planes, got {len(planes)}")
+    for i, plane in enumerate(planes):
+        if not isinstance(plane, np.ndarray) or plane.ndim != 2 or plane.size == 0:
+            raise KernelError(f"plane {i} must be a (height, width) array that is not empty")
+        size = pixel_format.plane_size(i, *planes[0].shape)
+        if plane.shape != size or plane.dtype != pixel_format.dtype:
+            raise KernelError(
+                f"plane {i} of {pixel_format.name} must be {size} {pixel_format.dtype}, got {plane.shape} {plane.dtype}"
+            )
+
+
+def as_affines(crop_from_frame: ArrayLike) -> NDArray[np.float64]:
+    """(B, 2, 3) float64 maps, checked.
+
+    Raises:
+        KernelError: the shape is another one, a value is not finite, or a map is singular.
+    """
+    maps = np.ascontiguousarray(crop_from_frame, np.float64)
+    if maps.ndim != 3 or maps.shape[1:] != (2, 3):
+        raise KernelError(f"crop_from_frame must be (B, 2, 3), got {maps.shape}")
+    if not np.isfinite(maps).all():
+        raise KernelError("crop_from_frame holds values that are not finite")
+    determinants = maps[:, 0, 0] * maps[:, 1, 1] - maps[:, 0, 1] * maps[:, 1, 0]
+    if (np.abs(determinants) < 1e-18).any():
+        raise KernelError("crop_from_frame holds a singular map")
+    return maps
+
+
+def invert(matrix: NDArray[np.float64]) -> NDArray[np.float64]:
+    """source_from_target of one (2, 3) target_from_source map that :func:`as_affines` has checked."""
+    (a, b, e), (c, d, f) = matrix
+    determinant = a * d - b * c
+    linear = np.array([[d, -b], [-c, a]]) / determinant
+    return np.column_stack([linear, -linear @ np.array([e, f])])
+
+
+def plane_from_luma(pixel_format: PixelFormat, plane_index: int) -> tuple[float, float, float, float]:
+    """(scale_x, scale_y, offset_x, offset_y): plane = scale * luma + offset, pixel centres at whole numbers.
+
+    Chroma sample (0, 0) lies at ``siting`` in luma pixels, its neighbours 2 ** chroma_shift further.
+    """
+    if pixel_format.colour != "yuv" or plane_index not in (1, 2):
+        return 1.0, 1.0, 0.0, 0.0
+    scale_x, scale_y = 1.0 / (1 << pixel_format.chroma_shift[0]), 1.0 / (1 << pixel_format.chroma_shift[1])
+    return scale_x, scale_y, -pixel_format.siting[0] * scale_x, -pixel_format.siting[1] * scale_y

@@ -1,0 +1,141 @@
+"""Masks in crop space: where the restored face is shown, and how much of it.
+
+All masks are (S, S) float32 in [0, 1] and smooth; they are multiplied with one another.
+"""
+
+from __future__ import annotations
+
+import math
+from functools import lru_cache
+
+import cv2
+import numpy as np
+from numpy.typing import ArrayLike, NDArray
+
+from vidrestore import geometry
+
+__all__ = ["border_mask", "disagreement_mask", "face_mask", "smoothstep"]
+
+# The outline's outer edge as shares of the crop's side, for the FFHQ template (eyes at 0.47, mouth at 0.72 of the
+# height): forehead to below the chin, ear to ear, and 2.5 % of the side away from the crop's lower border.
+_CENTRE = (0.502, 0.520)
+_HALF_AXES = (0.440, 0.455)
+_ROUNDNESS = 2.5  # exponent of the superellipse: 2 is an ellipse, which would miss the jaw's corners
+
+_DISAGREEMENT_SIGMA = 1.0 / 24.0  # of the side: finer differences are what restoration is for
+_DISAGREEMENT_LOW, _DISAGREEMENT_HIGH = 0.25, 0.60  # of [-1, 1]: a face relit stays below, a hand over a face is above
+_BORDER_SHARE = 0.06  # of the side: the widest fade at the frame's border
+_COARSE = 64  # px, low frequencies are computed on a copy of this size
+
+
+def smoothstep(x: NDArray[np.floating]) -> NDArray[np.float32]:
+    """0 for x <= 0, 1 for x >= 1, 3x² - 2x³ between: continuous with its first derivative."""
+    t = np.clip(x, 0.0, 1.0)
+    result: NDArray[np.float32] = (t * t * (3.0 - 2.0 * t)).astype(np.float32)
+    return result
+
+
+@lru_cache(maxsize=16)
+def face_mask(size: int, feather: float) -> NDArray[np.float32]:
+    """A rounded outline over forehead, cheeks and chin of the FFHQ template; read-only, computed once per size.
+
+    A superellipse r(x, y) = 1; the depth below its edge is (1 - r) / |∇r|, exact to first order, and the mask is the
+    smoothstep of depth over feather * size. So the edge is as wide everywhere, and the mask has a continuous gradient.
+
+    Args:
+        size: S, pixels of the crop's side, at least 1.
+        feather: width of the soft edge as a share of the side, in (0, 0.5]; as wide as the half axis at most, so that
+            the centre reaches 1.
+
+    Returns:
+        (S, S) in [0, 1], exactly 0 on the outer 2 % of the crop and 1 inside.
+
+    Raises:
+        ValueError: size or feather out of range.
+    """
+    if size < 1 or not 0.0 < feather <= 0.5:
+        raise ValueError(f"size must be at least 1 and feather in (0, 0.5], got {size} and {feather}")
+    axis = (np.arange(size) + 0.5) / size
+    x, y = (axis - _CENTRE[0]) / _HALF_AXES[0], ((axis - _CENTRE[1]) / _HALF_AXES[1])[:, None]
+    n = _ROUNDNESS
+    power = np.abs(x) ** n + np.abs(y) ** n
+    r = np.maximum(power, 1e-12) ** (1.0 / n)
+    slope = np.maximum(power, 1e-12) ** (1.0 / n - 1.0)
+    gradient = slope * np.hypot(np.abs(x) ** (n - 1.0) / _HALF_AXES[0], np.abs(y) ** (n - 1.0) / _HALF_AXES[1])
+    depth = (1.0 - r) / np.maximum(gradient, 1e-6)
+    mask = smoothstep(depth / min(feather, *_HALF_AXES))
+    mask.flags.writeable = False
+    return mask
+
+
+def low_pass(image: NDArray[np.float32], sigma: float) -> NDArray[np.float32]:
+    """(C, S, S) blurred by a Gaussian of ``sigma`` * S, borders repeated; where S is above 64 on a copy of 64 px.
+
+    Area averages down, a Gaussian there, cubic interpolation up.
+    """
+    size = image.shape[-1]
+    coarse = min(size, _COARSE)
+    channels = np.ascontiguousarray(np.moveaxis(image, 0, -1))  # (S, S, C)
+    small = cv2.resize(channels, (coarse, coarse), interpolation=cv2.INTER_AREA)
+    small = cv2.GaussianBlur(small, (0, 0), sigma * coarse, borderType=cv2.BORDER_REPLICATE)
+    large = cv2.resize(small, (size, size), interpolation=cv2.INTER_CUBIC)
+    return np.ascontiguousarray(np.moveaxis(large.reshape(size, size, len(image)), -1, 0))
+
+
+def disagreement_mask(degraded: NDArray[np.float32], restored: NDArray[np.float32]) -> NDArray[np.float32]:
+    """Lowers the mask where restored and degraded disagree at large scale: a hand, a microphone, an invented face.
+
+    The difference is blurred by a Gaussian of S / 24, so detail does not count, and its length over the three channels
+    (Euclidean, divided by √3) is compared: up to 0.25 of the range [-1, 1] the mask stays 1, from 0.60 on it is 0,
+    smoothstep between. A shift of colour that is the same over the whole crop does not count either: the median of each
+    channel is taken off first (the compositor's colour guard deals with it).
+
+    Args:
+        degraded: (3, S, S) in [-1, 1].
+        restored: (3, S, S) in [-1, 1].
+
+    Returns:
+        (S, S) in [0, 1]; 1 everywhere for equal pictures.
+
+    Raises:
+        ValueError: the shapes differ or are no (3, S, S).
+    """
+    if degraded.shape != restored.shape or degraded.ndim != 3 or len(degraded) != 3:
+        raise ValueError(f"expected two (3, S, S) pictures, got {degraded.shape} and {restored.shape}")
+    coarse = low_pass(restored - degraded, _DISAGREEMENT_SIGMA)
+    coarse -= np.median(coarse[:, ::4, ::4], axis=(1, 2), keepdims=True)
+    length = np.sqrt(np.mean(coarse * coarse, axis=0))
+    return smoothstep((_DISAGREEMENT_HIGH - length) / (_DISAGREEMENT_HIGH - _DISAGREEMENT_LOW))
+
+
+def border_mask(
+    size: int, crop_from_frame: ArrayLike, frame_height: int, frame_width: int, mask: NDArray[np.float32]
+) -> NDArray[np.float32]:
+    """Fades towards the frame's border as far as it must: the part of a face that the border cuts off was never seen.
+
+    What the network saw beyond the border is the repeated edge, and what it drew beside it leans on that. The fade is a
+    smoothstep over the distance to the border, from 0 there to 1 at the width 0.06 S * √share (at most 0.06 S), where
+    share is the part of the mask's weight that lies outside the frame, doubled: a face that is wholly inside is not
+    touched, and one that leaves the frame is taken back without a jump.
+
+    Args:
+        size: S.
+        crop_from_frame: (2, 3) map from frame to crop pixels.
+        frame_height: rows of the luma plane.
+        frame_width: its columns.
+        mask: (S, S) that this one will be multiplied with.
+
+    Returns:
+        (S, S) in [0, 1]; all 1 where no part of the mask is outside.
+    """
+    frame_from_crop = geometry.invert(crop_from_frame)
+    axis = np.arange(size, dtype=np.float64)
+    x = frame_from_crop[0, 0] * axis + (frame_from_crop[0, 1] * axis + frame_from_crop[0, 2])[:, None]
+    y = frame_from_crop[1, 0] * axis + (frame_from_crop[1, 1] * axis + frame_from_crop[1, 2])[:, None]
+    inside = np.minimum(np.minimum(x + 0.5, frame_width - 0.5 - x), np.minimum(y + 0.5, frame_height - 0.5 - y))
+    total = float(mask.sum())
+    lost = float(mask[inside < 0.0].sum())
+    if lost == 0.0 or total == 0.0:
+        return np.ones((size, size), np.float32)
+    width = _BORDER_SHARE * size * min(1.0, math.sqrt(2.0 * lost / total)) / geometry.mean_scale(crop_from_frame)
+    return smoothstep(inside / max(width, 1e-6))
