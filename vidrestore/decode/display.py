@@ -6,6 +6,7 @@ import logging
 import struct
 from dataclasses import dataclass
 from fractions import Fraction
+from typing import Any
 
 import av
 import numpy as np
@@ -55,17 +56,29 @@ def _turn(frame: av.VideoFrame) -> Affine:
 
     FFmpeg's matrix holds (a, b, u, c, d, v, x, y, w) with x' = a x + c y, y' = b x + d y in 16.16 fixed point.
     """
-    side_data = frame.side_data.get(Type.DISPLAYMATRIX)
-    if side_data is None:
+    matrix = _display_matrix(frame)
+    if matrix is None:
         return np.eye(2)
-    a, b, _, c, d = struct.unpack_from("=5i", bytes(side_data))
-    matrix = np.array([[a, c], [b, d]], np.float64)
     scale = np.abs(matrix).max()
     rounded = np.round(matrix / scale) if scale > 0 else np.eye(2)
     if abs(np.linalg.det(rounded)) != 1 or np.abs(rounded).sum() != 2:
         log.warning("the display matrix is no quarter turn, the picture is taken as upright")
         return np.eye(2)
     return np.asarray(rounded)
+
+
+def _display_matrix(frame: av.VideoFrame) -> Affine | None:
+    try:
+        side_data: Any = frame.side_data
+        data = side_data.get(Type.DISPLAYMATRIX)
+    except ValueError:
+        # PyAV knows no name for another entry of the list (EXIF of a picture); the angle it still tells
+        angle = np.radians(-frame.rotation)
+        return np.array([[np.cos(angle), -np.sin(angle)], [np.sin(angle), np.cos(angle)]])
+    if data is None:
+        return None
+    a, b, _, c, d = struct.unpack_from("=5i", memoryview(data))
+    return np.array([[a, c], [b, d]], np.float64)
 
 
 def _degrees(turn: Affine) -> int:

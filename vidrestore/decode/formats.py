@@ -12,7 +12,9 @@ from dataclasses import dataclass
 
 import av
 import numpy as np
+from av.video.codeccontext import VideoCodecContext
 from av.video.format import VideoFormat
+from av.video.plane import VideoPlane
 from av.video.reformatter import Interpolation, VideoReformatter
 
 from vidrestore.types import Colour, PixelFormat, Plane
@@ -22,6 +24,7 @@ __all__ = ["Layout", "native_layout", "pixel_format", "planar_twin", "planes_of"
 # AVColorSpace -> the words of PixelFormat.matrix (ITU-T H.273 table 4; 10 is constant luminance, read as 9)
 _MATRICES = {1: "bt709", 4: "fcc", 5: "bt601", 6: "bt601", 7: "smpte240m", 8: "ycgco", 9: "bt2020", 10: "bt2020"}
 _SUBSAMPLINGS = {(0, 0): "444", (1, 0): "422", (0, 1): "440", (1, 1): "420", (2, 0): "411", (2, 2): "410"}
+_SMALL_RGB = tuple(f"{order}{bits}" for order in ("rgb", "bgr") for bits in ("444", "555", "565"))
 _BT2020_PRIMARIES = 9
 _UNSPECIFIED = 2
 _FULL = 2
@@ -52,19 +55,21 @@ def native_layout(name: str) -> Layout | None:
     """
     fmt = VideoFormat(name, 64, 64)
     parts = fmt.components
-    planes = [part.plane for part in parts]
     depths = {part.bits for part in parts}
-    if fmt.has_palette or fmt.is_bit_stream or fmt.is_bayer or fmt.is_big_endian or _is_inexact(name):
-        return None
-    if sorted(planes) != list(range(len(parts))) or len(depths) != 1 or not 8 <= min(depths) <= 16 or "msb" in name:
+    is_odd = fmt.has_palette or fmt.is_bit_stream or fmt.is_bayer or fmt.is_big_endian or _is_inexact(name)
+    is_planar = sorted(part.plane for part in parts) == list(range(len(parts)))
+    if is_odd or not is_planar or "msb" in name or len(depths) != 1 or not 8 <= min(depths) <= 16:
         return None
     colour: Colour = "rgb" if fmt.is_rgb else "gray" if len(parts) < 3 else "yuv"
-    shift = (64 // parts[1].width).bit_length() - 1, (64 // parts[1].height).bit_length() - 1
-    return (
-        Layout(name, colour, depths.pop(), shift, any(p.is_alpha for p in parts))
-        if len(parts) > 1
-        else Layout(name, colour, depths.pop(), (0, 0), False)
-    )
+    return Layout(name, colour, depths.pop(), _chroma_shift(fmt), any(part.is_alpha for part in parts))
+
+
+def _chroma_shift(fmt: VideoFormat) -> tuple[int, int]:
+    """log2 of the chroma subsampling of a format described for 64 x 64 pixels."""
+    parts = fmt.components
+    if len(parts) < 3 or fmt.is_rgb:
+        return 0, 0
+    return (64 // parts[1].width).bit_length() - 1, (64 // parts[1].height).bit_length() - 1
 
 
 def _is_inexact(name: str) -> bool:
@@ -87,14 +92,13 @@ def planar_twin(name: str) -> Layout:
     if not parts:
         raise ValueError(f"pixel format {name} holds no samples in memory")
     alpha = "a" if fmt.has_palette or any(part.is_alpha for part in parts) else ""
-    bits = 16 if _is_inexact(name) or (fmt.is_bayer and "16" in name) else max(8, *(part.bits for part in parts))
+    bits = 16 if _is_inexact(name) or (fmt.is_bayer and "16" in name) else max([8, *(part.bits for part in parts)])
     if fmt.is_rgb or fmt.is_bayer or fmt.has_palette or name.startswith("xyz"):
         stem = f"gbr{alpha}p"
     elif len(parts) - len(alpha) < 3:
         stem = "gray"
     else:
-        shift = (64 // parts[1].width).bit_length() - 1, (64 // parts[1].height).bit_length() - 1
-        stem = f"yuv{alpha}{_SUBSAMPLINGS[shift]}p"
+        stem = f"yuv{alpha}{_SUBSAMPLINGS[_chroma_shift(fmt)]}p"
     return _nearest_depth(stem, bits)
 
 
@@ -117,7 +121,19 @@ def repack(frame: av.VideoFrame, reformatter: VideoReformatter) -> av.VideoFrame
     if twin.name == frame.format.name:
         return frame
     flags = Interpolation.POINT | Interpolation.ACCURATE_RND | Interpolation.BITEXACT | Interpolation.FULL_CHR_H_INP
-    return reformatter.reformat(frame, format=twin.name, interpolation=flags, threads=1)
+    packed = frame.format
+    made = reformatter.reformat(frame, format=twin.name, interpolation=flags, threads=1)
+    if packed.name.startswith(_SMALL_RGB):
+        _fill_low_bits(made, packed)
+    return made
+
+
+def _fill_low_bits(made: av.VideoFrame, packed: VideoFormat) -> None:
+    """Spreads 4 to 6 bits over 8, so that white is 255; FFmpeg leaves the low bits at zero."""
+    red_green_blue = [part.bits for part in packed.components]
+    for plane, bits in zip(made.planes, (red_green_blue[1], red_green_blue[2], red_green_blue[0]), strict=True):
+        samples = np.frombuffer(memoryview(plane), np.uint8)
+        samples |= samples >> bits
 
 
 def planes_of(frame: av.VideoFrame, layout: Layout) -> tuple[Plane, ...]:
@@ -128,15 +144,16 @@ def planes_of(frame: av.VideoFrame, layout: Layout) -> tuple[Plane, ...]:
     return tuple(_view(plane, layout.depth) for plane in frame.planes)
 
 
-def _view(plane: av.video.plane.VideoPlane, depth: int) -> Plane:
-    dtype = np.dtype(np.uint8 if depth <= 8 else np.uint16)
-    stride = abs(plane.line_size) // dtype.itemsize
-    rows = np.frombuffer(plane, dtype).reshape(plane.height, stride)[:, : plane.width]
+def _view(plane: VideoPlane, depth: int) -> Plane:
+    samples: Plane = np.frombuffer(memoryview(plane), np.uint8)
+    if depth > 8:
+        samples = samples.view(np.uint16)
+    rows = samples.reshape(plane.height, -1)[:, : plane.width]
     rows.flags.writeable = False
     return rows[::-1] if plane.line_size < 0 else rows
 
 
-def pixel_format(frame: av.VideoFrame, context: av.VideoCodecContext) -> PixelFormat:
+def pixel_format(frame: av.VideoFrame, context: VideoCodecContext) -> PixelFormat:
     """How to read the frames of a stream, from its first decoded frame and its codec context.
 
     Args:

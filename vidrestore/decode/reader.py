@@ -9,6 +9,7 @@ from collections.abc import Iterator
 from dataclasses import dataclass, replace
 from fractions import Fraction
 from types import TracebackType
+from typing import Any
 
 import av
 import av.error
@@ -80,7 +81,7 @@ class VideoReader:
             self._open_decoder()
             self._time_base = Fraction(self._stream.time_base or Fraction(1, 90000))
             self._raw = self._raw_frames(self._container, self._stream)
-            self._first = self._first_frame()
+            self._first: av.VideoFrame | None = self._first_frame()
             self.info = self._describe(self._container, self._first)
         except BaseException:
             self.close()
@@ -190,7 +191,7 @@ class VideoReader:
             yield from self._decode_packet(stream, packet)
         yield from self._decode_packet(stream, None)
 
-    def _decode_packet(self, stream: VideoStream, packet: Packet | None) -> list[av.VideoFrame]:
+    def _decode_packet(self, stream: VideoStream, packet: Packet[Any] | None) -> list[av.VideoFrame]:
         try:
             return list(stream.decode(packet))
         except av.error.EOFError:
@@ -202,13 +203,12 @@ class VideoReader:
             self._lose("packet", f"a packet could not be decoded ({error.strerror})", pts)
             return []
 
-    def _packets(self, container: InputContainer) -> Iterator[Packet]:
+    def _packets(self, container: InputContainer) -> Iterator[Packet[Any]]:
         """The packets of all streams; read errors are skipped until too many come in a row."""
         num_errors = 0
         while num_errors < _MAX_READ_ERRORS:
-            demuxer = container.demux()
             try:
-                for packet in demuxer:
+                for packet in container.demux():
                     if packet.size == 0:
                         # PyAV ends with one empty packet per stream; the flush is done by the caller
                         continue
@@ -222,10 +222,8 @@ class VideoReader:
                 num_errors += 1
                 if num_errors == 1:
                     self._lose("packet", f"a part of the file could not be read ({error.strerror})", None)
-            finally:
-                demuxer.close()
 
-    def _note_end(self, packet: Packet) -> None:
+    def _note_end(self, packet: Packet[Any]) -> None:
         start = packet.pts if packet.pts is not None else packet.dts
         if start is not None and packet.time_base:
             end = float((start + (packet.duration or 0)) * Fraction(packet.time_base))
