@@ -52,12 +52,13 @@ def rgb_from_planes(pixel_format: PixelFormat) -> tuple[NDArray[np.float64], NDA
         KernelError: the format's matrix is not a known one.
     """
     scale, offset = _codes_from_signal(pixel_format)
+    signal: NDArray[np.float64]
     if pixel_format.colour == "gray":
         signal = np.ones((3, 1))
     elif pixel_format.colour == "rgb":
         signal = _RGB_FROM_GBR
     else:
-        signal = np.linalg.inv(_yuv_from_rgb(pixel_format.matrix))
+        signal = np.asarray(np.linalg.inv(_yuv_from_rgb(pixel_format.matrix)), np.float64)
     matrix = 2.0 * signal / scale
     return matrix, -matrix @ offset - 1.0
 

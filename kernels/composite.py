@@ -151,8 +151,8 @@ def _composite_group(
     geometry[:, _OFFSET] = sizes
     first_row = min(rows[0] for _, _, rows in layers)
     last_row = max(rows[1] for _, _, rows in layers)
-    first = np.array(out[group[0]], order="C")
-    second = np.array(out[group[-1]], order="C") if len(group) == 2 else first
+    first: Plane = out[group[0]].copy(order="C")
+    second: Plane = out[group[-1]].copy(order="C") if len(group) == 2 else first
     lowest, highest = legal_range(pixel_format, group[0])
 
     def kernel(start: int, stop: int) -> None:

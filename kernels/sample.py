@@ -91,8 +91,8 @@ def _sample_crop(
 
 def _to_plane(pixel_format: PixelFormat, plane_index: int, frame_from_crop: NDArray[np.float64]) -> NDArray[np.float64]:
     scale_x, scale_y, offset_x, offset_y = plane_from_luma(pixel_format, plane_index)
-    plane_from_crop = frame_from_crop * np.array([[scale_x], [scale_y]])
-    plane_from_crop[:, 2] += (offset_x, offset_y)
+    offset = np.array([[0.0, 0.0, offset_x], [0.0, 0.0, offset_y]])
+    plane_from_crop: NDArray[np.float64] = frame_from_crop * np.array([[scale_x], [scale_y]]) + offset
     return plane_from_crop
 
 
