@@ -171,7 +171,7 @@ def pixel_format(frame: av.VideoFrame, context: VideoCodecContext) -> PixelForma
         colour=layout.colour,
         depth=layout.depth,
         chroma_shift=layout.chroma_shift,
-        siting=_siting(layout, codec, name),
+        siting=_siting(layout, codec),
         has_alpha=layout.has_alpha,
         matrix=_MATRICES.get(matrix_tag) or guess_matrix(frame.width, frame.height, primaries),
         full_range=_is_full_range(layout, name, range_tag, codec),
@@ -201,9 +201,8 @@ def _is_full_range(layout: Layout, name: str, range_tag: int, codec: str) -> boo
     return layout.colour == "rgb" or codec not in _LIMITED_GREY
 
 
-def _siting(layout: Layout, codec: str, name: str) -> tuple[float, float]:
+def _siting(layout: Layout, codec: str) -> tuple[float, float]:
     """PyAV does not tell the chroma location of a frame; the codecs' defaults are H.273's type 0 and JPEG's centre."""
     sx, sy = layout.chroma_shift
     centre_x, centre_y = ((1 << sx) - 1) / 2, ((1 << sy) - 1) / 2
-    is_centred = codec in _CENTRED_CHROMA or name.startswith("yuvj")
-    return (centre_x if is_centred else 0.0), centre_y
+    return (centre_x if codec in _CENTRED_CHROMA else 0.0), centre_y

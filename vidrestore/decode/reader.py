@@ -37,6 +37,8 @@ _MAX_LISTED = 100
 _MAX_READ_ERRORS = 1000
 # The end may be missed by so many frames before it counts as cut: containers round, and B-frames shift the start
 _END_TOLERANCE = 3
+# Codecs with one shown picture in each packet (VP8 and VP9 hide some); field pairs are left out where they show up
+_ONE_TO_ONE = frozenset({"h264", "hevc", "vvc", "av1", "mpeg4", "mpeg2video", "prores", "dnxhd", "mjpeg", "ffv1"})
 # Containers that declare a duration of their own; for the others FFmpeg estimates one from the file's size or end
 _DECLARING = frozenset({"mov", "mp4", "matroska", "webm", "avi", "flv", "asf", "mxf", "nut", "wtv", "gxf"})
 
@@ -75,6 +77,9 @@ class VideoReader:
         self._counts: Counter[str] = Counter()
         self._is_started = False
         self._end_s: float | None = None
+        self._early_pts: list[int | None] = []
+        self._num_packets: int | None = None
+        self._has_fields = False
         self._container: InputContainer | None = open_container(path)
         try:
             self._stream = video_stream(self._container, path)
@@ -138,11 +143,14 @@ class VideoReader:
         assert layout is not None
         reformatter = VideoReformatter()
         shot = 0
+        index = -1
         for index, raw in enumerate(self._same_format()):
             frame = self._make_frame(index, raw, clock, layout, reformatter)
             shot += shots.update(frame)
             yield replace(frame, shot=shot)
-        self._check_end(clock.end)
+        if "format" not in self._counts:
+            self._check_count(index + 1)
+            self._check_end(clock.end)
 
     def _make_frame(
         self,
@@ -156,6 +164,7 @@ class VideoReader:
         pts, problem = clock.stamp(raw.pts, raw.dts, duration)
         if problem is not None:
             self._lose("pts", f"frame {index} {problem}", pts)
+        self._has_fields = self._has_fields or raw.interlaced_frame
         if raw.is_corrupt:
             self._lose("corrupt", f"frame {index} is damaged, the decoder concealed what was missing", pts)
         carrier = repack(raw, reformatter)
@@ -188,6 +197,8 @@ class VideoReader:
         for packet in self._packets(container):
             if packet.stream_index != stream.index:
                 continue
+            if not packet.is_discard:
+                self._count(packet)
             yield from self._decode_packet(stream, packet)
         yield from self._decode_packet(stream, None)
 
@@ -229,6 +240,20 @@ class VideoReader:
             end = float((start + (packet.duration or 0)) * Fraction(packet.time_base))
             self._end_s = end if self._end_s is None else max(self._end_s, end)
 
+    def _count(self, packet: Packet[Any]) -> None:
+        if self._num_packets is None:
+            self._early_pts.append(packet.pts)
+        else:
+            self._num_packets += 1
+
+    def _check_count(self, num_frames: int) -> None:
+        """Compares the pictures that came out of the decoder with the packets that went in."""
+        if self._has_fields or self._num_packets is None or self.info.codec not in _ONE_TO_ONE:
+            return
+        missing = self._num_packets - num_frames - self._counts["packet"]
+        if missing > 0:
+            self._lose("packet", f"{missing} more packets gave no picture", None)
+
     def _check_end(self, end: int | None) -> None:
         """Compares where the data ended with what the container declares."""
         container = self._container
@@ -237,11 +262,15 @@ class VideoReader:
         frame_s = float(1 / self.info.average_rate) if self.info.average_rate else 0.04
         tolerance_s = _END_TOLERANCE * frame_s
         stream = self._stream
-        if stream.duration and "matroska" not in container.format.name:
-            reached = float(end * self._time_base)
+        reached = float(end * self._time_base)
+        if container.format.name == "avi" and stream.frames:
+            # FFmpeg shortens the duration of an AVI to the file's size; the header's count stays
+            declared = stream.frames * frame_s
+        elif stream.duration and "matroska" not in container.format.name:
             declared = float(((stream.start_time or 0) + stream.duration) * self._time_base)
         elif container.duration:
-            reached = self._end_s or 0.0
+            # of the longest stream, which need not be the video
+            reached = max(reached, self._end_s or 0.0)
             declared = float(((container.start_time or 0) + container.duration) / av.time_base)
         else:
             return
@@ -267,6 +296,9 @@ class VideoReader:
         if first is None:
             raise DecodeError(f"{shown(self._path)}: no frame of its video can be decoded", path=self._path)
         check_size(first.width, first.height, self._path)
+        # what comes before it are leading pictures of an open group, whose references are not in the file: no loss
+        start = first.pts
+        self._num_packets = sum(start is None or pts is None or pts >= start for pts in self._early_pts)
         return first
 
     def _describe(self, container: InputContainer, first: av.VideoFrame) -> StreamInfo:
