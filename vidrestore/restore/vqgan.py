@@ -155,7 +155,7 @@ class Reconstruction(NamedTuple):
 
 def full_precision(device: torch.device) -> contextlib.AbstractContextManager[Any]:
     """A region in which autocast does not lower the precision; costs and traces nothing where none is on."""
-    if torch.is_autocast_enabled(device.type):
+    if torch.amp.is_autocast_available(device.type) and torch.is_autocast_enabled(device.type):
         return torch.autocast(device.type, enabled=False)
     return contextlib.nullcontext()
 
