@@ -122,12 +122,10 @@ def restore_command(
     if as_json:
         _print_json(result.as_dict() | {"exit_status": int(ExitStatus.WHOLE if result.is_whole else ExitStatus.LOSSES)})
     elif not quiet:
-        _errors.print(
-            Text(
-                f"{_shown(result.output)}: {result.num_frames} frames, {result.num_faces} faces of "
-                f"{result.num_people} people restored in {result.elapsed_s:.1f} s "
-                f"({result.num_frames / max(result.elapsed_s, 1e-9):.1f} frames/s on {result.device})"
-            )
+        _tell(
+            f"{result.output}: {result.num_frames} frames, {result.num_faces} faces of {result.num_people} people "
+            f"restored in {result.elapsed_s:.1f} s "
+            f"({result.num_frames / max(result.elapsed_s, 1e-9):.1f} frames/s on {result.device})"
         )
     if not as_json:
         _warn_of_losses(result)
@@ -175,7 +173,7 @@ def doctor_command(as_json: JsonFlag = False) -> ExitStatus:
     for check in checks:
         mark = Text("ok", "green") if check.is_good else Text("-" if check.is_optional else "MISSING", "yellow")
         advice = f"\n{check.advice}" if check.advice and not check.is_good else ""
-        table.add_row(mark, check.name, Text(_shown(check.found) + advice))
+        table.add_row(mark, check.name, Text(_shown(check.found)) + advice)
     out.print(table)
     return status
 
@@ -205,14 +203,14 @@ def presets_show_command(
         _print_json(config.as_dict())
         return ExitStatus.WHOLE
     default = RestoreConfig().as_dict()
-    out = Console(highlight=False)
-    out.print(Text(preset_text(name).splitlines()[0]))
+    lines = [preset_text(name).splitlines()[0]]
     for stage, values in config.as_dict().items():
-        out.print(Text(f"\n[{stage}]"))
+        lines += ["", f"[{stage}]"]
         for key, value in values.items():
             mark = "" if value == default[stage][key] else f"    # default: {json.dumps(default[stage][key])}"
             text = "# " + key + ": the codec's own" if value is None else f"{key} = {json.dumps(value)}"
-            out.print(Text(text + mark))
+            lines.append(text + mark)
+    typer.echo("\n".join(lines))
     return ExitStatus.WHOLE
 
 
@@ -293,16 +291,21 @@ def _report(error: BaseException | str, status: ExitStatus, *, as_json: bool) ->
     if as_json:
         kind = error if isinstance(error, str) else type(error).__name__
         _print_json({"error": _shown(message), "kind": kind, "exit_status": int(status)})
-    _errors.print(Text("vidrestore: ", "red") + Text(_shown(message)))
+    _tell(message, head="vidrestore: ", style="red")
 
 
 def _warn_of_losses(result: Any) -> None:
     for loss in result.losses:
-        _errors.print(Text("lost: ", "yellow") + Text(_shown(loss.message)))
+        _tell(loss.message, head="lost: ", style="yellow")
     for skipped in result.skipped_streams:
-        _errors.print(Text("not copied: ", "yellow") + Text(_shown(skipped)))
+        _tell(skipped, head="not copied: ", style="yellow")
     if result.num_kept_faces:
-        _errors.print(Text(f"kept as they were, the network failed on them: {result.num_kept_faces} faces"))
+        _tell(f"{result.num_kept_faces} faces, on which the network failed", head="left as they were: ", style="yellow")
+
+
+def _tell(message: str, *, head: str = "", style: str = "") -> None:
+    """One line on standard error, never folded."""
+    _errors.print(Text(head, style) + Text(_shown(message)), soft_wrap=True)
 
 
 def _overrides(settings: list[str]) -> dict[str, dict[str, Any]]:
@@ -353,7 +356,7 @@ def _progress_bar(source: Path, *, show: bool) -> Iterator[Callable[[Any], None]
 
 def _shown(text: object) -> str:
     """Text without control characters: a file's name or tag must not drive the terminal."""
-    return "".join(c if c.isprintable() or c == "\n" else ascii(c)[1:-1] for c in str(text))
+    return "".join(c if c.isprintable() else ascii(c)[1:-1] for c in str(text))
 
 
 def _print_json(value: Any) -> None:

@@ -91,8 +91,9 @@ def crop_from_scene(person: Person, t_s: float) -> np.ndarray:
 def background(seed: int, height: int, width: int, t_s: float) -> np.ndarray:
     """A blurred room of soft blocks that drifts slowly."""
     rng = np.random.default_rng(seed)
-    coarse = rng.uniform(25, 200, (7, 10, 3)).astype(np.float32)
-    fine = rng.uniform(-14, 14, (height // 6, width // 6, 3)).astype(np.float32)
+    tint = rng.uniform(0.85, 1.15, 3)
+    coarse = (rng.uniform(30, 150, (6, 8, 1)) * tint + rng.uniform(-12, 12, (6, 8, 3))).astype(np.float32)
+    fine = np.repeat(rng.uniform(-9, 9, (height // 6, width // 6, 1)), 3, 2).astype(np.float32)
     wide = cv2.resize(coarse, (width + 64, height + 64), interpolation=cv2.INTER_CUBIC)
     wide += cv2.resize(fine, (width + 64, height + 64), interpolation=cv2.INTER_CUBIC)
     shift = np.array([[1.0, 0, -32 + 12 * np.sin(0.8 * t_s)], [0, 1.0, -32 + 6 * np.cos(0.6 * t_s)]])
