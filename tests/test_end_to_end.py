@@ -242,6 +242,54 @@ def test_a_clip_without_faces_passes_untouched(real_clip: Path, tmp_path: Path) 
     assert all(same_planes(a, b) for a, b in zip(frames_of(real_clip), frames_of(tmp_path / "out.mkv"), strict=True))
 
 
+@pytest.mark.parametrize(
+    "pix_fmt",
+    ["yuv420p10le", "yuv422p", "yuv422p10le", "yuv444p", "yuv444p12le", "gray", "gray10le", "gbrp10le", "bgr0"],
+)
+def test_every_kind_of_planes_keeps_its_format_and_changes_at_the_face_alone(
+    pix_fmt: str, face_clip: Path, tmp_path: Path
+) -> None:
+    source, output = tmp_path / "in.mkv", tmp_path / "out.mkv"
+    with av.open(str(face_clip)) as container, av.open(str(source), "w") as out:
+        stream = out.add_stream("ffv1", rate=25)
+        stream.width, stream.height, stream.pix_fmt = 384, 256, pix_fmt
+        for index, frame in zip(range(6), container.decode(video=0), strict=False):
+            converted = frame.reformat(format=pix_fmt)
+            converted.pts = index
+            out.mux(stream.encode(converted))
+        out.mux(stream.encode(None))
+    restore(source, output, LOSSLESS, restorer=Brighten())
+    for before, after in zip(frames_of(source), frames_of(output), strict=True):
+        assert after.format.name == before.format.name
+        changed = before.planes[0] != after.planes[0]
+        assert 0.02 < changed.mean() < 0.5
+        assert not changed[:, 195:200].any(), "between the two faces"
+        assert not changed[:20].any()
+
+
+@pytest.mark.parametrize("rotation", [90, 180, 270])
+def test_a_turned_clip_is_restored_upright_and_stays_turned(rotation: int, face_clip: Path, tmp_path: Path) -> None:
+    source, output = tmp_path / "in.mp4", tmp_path / "out.mp4"
+    with av.open(str(face_clip)) as container, av.open(str(source), "w") as out:
+        stream = out.add_stream("libx264", rate=25, options={"crf": "16", "preset": "ultrafast"})
+        sideways = rotation % 180 == 90
+        stream.width, stream.height = (256, 384) if sideways else (384, 256)
+        stream.pix_fmt = "yuv420p"
+        stream.set_display_rotation(-rotation)
+        for index, frame in zip(range(6), container.decode(video=0), strict=False):
+            stored = np.rot90(frame.to_ndarray(format="rgb24"), rotation // 90)  # the player turns it back
+            picture = av.VideoFrame.from_ndarray(np.ascontiguousarray(stored), format="rgb24")
+            picture.pts = index
+            out.mux(stream.encode(picture.reformat(format="yuv420p")))
+        out.mux(stream.encode(None))
+    result = restore(source, output, FAST, restorer=Brighten())
+    assert result.num_faces == 12, "two faces in each of six frames"
+    with VideoReader(source) as before, VideoReader(output) as after:
+        assert before.info.rotation == after.info.rotation == rotation
+        assert (after.info.width, after.info.height) == (384, 256)
+        assert (after.info.frame_width, after.info.frame_height) == (stream.width, stream.height)
+
+
 def looped(frames: list[Frame], count: int) -> Iterator[Frame]:
     for index in range(count):
         source = frames[index % len(frames)]
