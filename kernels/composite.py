@@ -5,7 +5,8 @@ Formula, for sample (x, y) of plane p, faces ordered from the smallest to the la
     (u, v)  = crop_from_p (x, y)
     F[g]    = Σ_ij h((i - u) / t_u) h((j - v) / t_v) g[j, i] / Σ_ij h(...) h(...),   g = 0 outside the crop
     t_u     = max(1, |row 0 of crop_from_p's linear part|),  t_v likewise with row 1
-    alpha   = strength * clip(F[mask], 0, 1)
+    G[g]    = the same with the tent max(0, 1 - |t|) for h
+    alpha   = strength * G[mask]
     change  = (1 - alpha) * change + alpha * F[matrix_p @ delta]          over the faces, from 0
     out     = clip(floor(source + change + 1/2), lowest, highest)
 
@@ -13,10 +14,10 @@ h is the Catmull-Rom cubic, widened to the footprint of the sample in the crop, 
 a small face gets the delta low-passed and decimated, a large one gets it interpolated, chroma has its own siting and
 footprint.
 
-Mask and delta are filtered apart and multiplied in the frame: alpha is then in [0, 1] and exactly 0 where the filter
-sees no mask, and the ringing of h at the mask's foot falls below 0 and is cut, so there is no halo. The product comes
-last, so overlapping faces are layered ("over"), the larger, nearer one on top, and their weights never add to more than
-1. lowest is the smaller of the legal minimum and the source, highest likewise: samples that were already beyond the
+Mask and delta are filtered apart and multiplied in the frame. The tent has no negative lobes, so alpha is in [0, 1] and
+exactly 0 one footprint beyond the mask: no halo; a mask is smooth and needs no sharper filter. As the product comes
+last, overlapping faces are layered ("over"), the larger, nearer one on top, and their weights never add to more than 1.
+lowest is the smaller of the legal minimum and the source, highest likewise: samples that were already beyond the
 legal range are not pulled in, and none is pushed out.
 
 No dither: the source's own noise dithers the rounding of a smooth delta, and added noise would cost bit rate and make
@@ -187,12 +188,12 @@ def _prepare(
     scale = np.clip(np.hypot(linear[:, 0], linear[:, 1]), 1.0, MAX_FOOTPRINT)
     reach = np.ceil(2.0 * scale).astype(int)
     u0, v0, u1, v1 = face.support
-    low, high = (u0, v0) - 2.0 * scale, (u1, v1) + 2.0 * scale
+    low, high = np.array([u0, v0]) - scale, np.array([u1, v1]) + scale
     rows = _rows_of(np.column_stack([linear, constant]), low, high, shape)
     if rows is None:
         return None
     begin_u, begin_v = u0 - 2 * int(reach[0]) - 2, v0 - 2 * int(reach[1]) - 2
-    # 4 spare columns and zero weights let the kernel take taps in fours
+    # a spare column: the kernel takes taps in pairs, the last of which may have no weight
     width, height = u1 + 2 * int(reach[0]) + 7 - begin_u, v1 + 2 * int(reach[1]) + 3 - begin_v
     values = np.empty((1 + len(matrix), height, width), np.float32)
     broken = np.zeros(height, np.bool_)
@@ -275,14 +276,14 @@ def _row_taps(
     """Taps of one axis for samples at ``slope * x + place``, x from ``begin``; see the function in sample.py."""
     size = firsts.size
     num_taps = weights.shape[0] - 2
-    distance, total = weights[num_taps], weights[num_taps + 1]
+    distance, norm = weights[num_taps], weights[num_taps + 1]
     step = np.float32(1.0 / scale)
     for x in range(size):
         u = slope * (x + begin) + place
         first = math.floor(u - 2.0 * scale) + 1
         firsts[x] = first
         distance[x] = np.float32((u - first) / scale)
-        total[x] = np.float32(0.0)
+        norm[x] = np.float32(0.0)
     for k in range(num_taps):
         row = weights[k]
         back = np.float32(k) * step
@@ -293,13 +294,63 @@ def _row_taps(
             value = inner if d < np.float32(1.0) else outer
             value = value if d < np.float32(2.0) else np.float32(0.0)
             row[x] = value
-            total[x] += value
+            norm[x] += value
     for x in range(size):
-        total[x] = np.float32(1.0) / total[x]
+        norm[x] = np.float32(1.0) / norm[x]
+
+
+@jit
+def _tent_taps(
+    slope: float, place: float, scale: float, begin: int, firsts: NDArray[np.int64], weights: NDArray[np.float32]
+) -> None:
+    """The same for the tent of half-width ``scale``."""
+    size = firsts.size
+    num_taps = weights.shape[0] - 2
+    distance, norm = weights[num_taps], weights[num_taps + 1]
+    step = np.float32(1.0 / scale)
+    for x in range(size):
+        u = slope * (x + begin) + place
+        first = math.floor(u - scale) + 1
+        firsts[x] = first
+        distance[x] = np.float32((u - first) / scale)
+        norm[x] = np.float32(0.0)
     for k in range(num_taps):
         row = weights[k]
+        back = np.float32(k) * step
         for x in range(size):
-            row[x] *= total[x]
+            value = max(np.float32(1.0) - abs(distance[x] - back), np.float32(0.0))
+            row[x] = value
+            norm[x] += value
+    for x in range(size):
+        norm[x] = np.float32(1.0) / norm[x]
+
+
+@jit
+def _filter_mask(
+    flat: NDArray[np.float32],
+    stride: int,
+    first_u: NDArray[np.int64],
+    first_v: NDArray[np.int64],
+    weights_u: NDArray[np.float32],
+    weights_v: NDArray[np.float32],
+    strength: float,
+    alpha: NDArray[np.float32],
+) -> None:
+    """alpha[x] = strength * Σ weights_v[j, x] weights_u[i, x] mask[first_v + j, first_u + i]."""
+    down = np.uintp(stride)
+    num_taps_u, num_taps_v = weights_u.shape[0] - 2, weights_v.shape[0] - 2
+    for x in range(first_u.size):
+        base = np.uintp(first_v[x] * stride + first_u[x])
+        value = np.float32(0.0)
+        for i in range(num_taps_u):
+            column = np.float32(0.0)
+            at = base + np.uintp(i)
+            for j in range(num_taps_v):
+                column += weights_v[j, x] * flat[at]
+                at += down
+            value += column * weights_u[i, x]
+        value *= weights_u[num_taps_u + 1, x] * weights_v[num_taps_v + 1, x]
+        alpha[x] = np.float32(strength) * min(value, np.float32(1.0))  # a rounded sum may pass 1
 
 
 @jit
@@ -310,18 +361,27 @@ def _filter_row(
     first_v: NDArray[np.int64],
     weights_u: NDArray[np.float32],
     weights_v: NDArray[np.float32],
+    alpha: NDArray[np.float32],
     out: NDArray[np.float32],
 ) -> None:
-    """out[x] = Σ weights_v[j, x] weights_u[i, x] flat[(first_v + j) stride + first_u + i]; see sample.py."""
+    """Where alpha is not 0: out[x] = Σ weights_v[j, x] weights_u[i, x] flat[(first_v + j) stride + first_u + i].
+
+    Else 0. See sample.py.
+    """
+    num_taps_v = weights_v.shape[0] - 2
     down = np.uintp(stride)
+    last = weights_u.shape[0] - 1
     for x in range(first_u.size):
+        if alpha[x] == np.float32(0.0):
+            out[x] = np.float32(0.0)
+            continue
         base = np.uintp(first_v[x] * stride + first_u[x])
         value = np.float32(0.0)
-        for block in range((weights_u.shape[0] - 2) // 4):
+        for block in range(last // 4):
             i = np.uintp(4 * block)
             at = base + i
             a = b = c = d = np.float32(0.0)
-            for j in range(weights_v.shape[0] - 2):
+            for j in range(num_taps_v):
                 w = weights_v[j, x]
                 a += w * flat[at]
                 b += w * flat[at + _ONE]
@@ -330,7 +390,17 @@ def _filter_row(
                 at += down
             value += a * weights_u[i, x] + b * weights_u[i + _ONE, x]
             value += c * weights_u[i + _TWO, x] + d * weights_u[i + _THREE, x]
-        out[x] = value
+        if (last - 1) % 4:
+            i = np.uintp(last - 3)
+            at = base + i
+            a = b = np.float32(0.0)
+            for j in range(num_taps_v):
+                w = weights_v[j, x]
+                a += w * flat[at]
+                b += w * flat[at + _ONE]
+                at += down
+            value += a * weights_u[i, x] + b * weights_u[i + _ONE, x]
+        out[x] = value * weights_u[last, x] * weights_v[num_taps_v + 1, x]
 
 
 @jit
@@ -378,18 +448,19 @@ def _composite_band(
                 change[:, min(end, row_end) : end] = np.float32(0.0)
             row_begin, row_end = min(begin, row_begin), max(end, row_end)
             first_u, first_v = all_u[:count], all_v[:count]
-            weights_u = np.empty((4 * math.ceil(g[_SCALE_U]) + 2, count), np.float32)
+            stride, layer, offset = int(g[_STRIDE]), int(g[_LAYER]), int(g[_OFFSET])
+            weights_u = np.empty((math.ceil(2.0 * g[_SCALE_U]) + 2, count), np.float32)
+            weights_v = np.empty((math.ceil(2.0 * g[_SCALE_V]) + 2, count), np.float32)
+            _tent_taps(g[_A], place_u, g[_SCALE_U], begin, first_u, weights_u)
+            _tent_taps(g[_D], place_v, g[_SCALE_V], begin, first_v, weights_v)
+            _filter_mask(packed[offset:], stride, first_u, first_v, weights_u, weights_v, g[_STRENGTH], alpha)
+            weights_u = np.empty((2 * math.ceil(2.0 * g[_SCALE_U]) + 2, count), np.float32)
             weights_v = np.empty((math.ceil(4.0 * g[_SCALE_V]) + 2, count), np.float32)
             _row_taps(g[_A], place_u, g[_SCALE_U], begin, first_u, weights_u)
             _row_taps(g[_D], place_v, g[_SCALE_V], begin, first_v, weights_v)
-            stride, layer, offset = int(g[_STRIDE]), int(g[_LAYER]), int(g[_OFFSET])
-            _filter_row(packed[offset:], stride, first_u, first_v, weights_u, weights_v, alpha)
-            strength = np.float32(g[_STRENGTH])
-            for x in range(count):
-                alpha[x] = strength * min(max(alpha[x], np.float32(0.0)), np.float32(1.0))
             for p in range(num_planes):
                 start_of = offset + layer * (p + 1)
-                _filter_row(packed[start_of:], stride, first_u, first_v, weights_u, weights_v, value)
+                _filter_row(packed[start_of:], stride, first_u, first_v, weights_u, weights_v, alpha, value)
                 for x in range(count):
                     at = begin + x
                     change[p, at] = (np.float32(1.0) - alpha[x]) * change[p, at] + alpha[x] * value[x]

@@ -43,12 +43,13 @@ _pool: ThreadPoolExecutor | None = None
 def jit(function: Callable[P, R]) -> Callable[P, R]:
     """Compiles a scalar function or a band kernel with numba, on first call.
 
-    Float sums may be reordered and contracted (within a few units in the last place of float32); NaN keeps its meaning.
+    Products and sums may be contracted (fma), never reordered, so that a result does not depend on how rows are split;
+    NaN keeps its meaning.
     """
     flags: dict[str, Any] = {
         "nogil": True,
         "error_model": "numpy",
-        "fastmath": {"reassoc", "contract", "arcp", "nsz"},
+        "fastmath": {"contract", "arcp", "nsz"},
     }
     try:
         compiled: Callable[P, R] = numba.njit(cache=True, **flags)(function)

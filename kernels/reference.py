@@ -6,7 +6,7 @@ their own. The formulas stand at the top of :mod:`vidrestore.kernels.sample` and
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
@@ -14,7 +14,7 @@ from numpy.typing import ArrayLike, NDArray
 from vidrestore.kernels.colour import legal_range, planes_from_rgb, rgb_from_planes, tone_map
 from vidrestore.types import PixelFormat, Plane
 
-__all__ = ["catmull_rom", "composite", "sample_crops"]
+__all__ = ["catmull_rom", "composite", "sample_crops", "tent", "to_codes"]
 
 Array = NDArray[np.float64]
 
@@ -43,7 +43,20 @@ def _square(matrix: ArrayLike) -> Array:
     return np.vstack([np.asarray(matrix, np.float64), [0.0, 0.0, 1.0]])
 
 
-def _filter(image: Array, map_to_image: Array, height: int, width: int, *, repeats_border: bool) -> Array:
+def tent(t: Array) -> Array:
+    """1 - abs(t), 0 for abs(t) >= 1."""
+    return np.maximum(1.0 - np.abs(t), 0.0)
+
+
+def _filter(
+    image: Array,
+    map_to_image: Array,
+    height: int,
+    width: int,
+    *,
+    repeats_border: bool,
+    kernel: Callable[[Array], Array] = catmull_rom,
+) -> Array:
     """(height, width) values of ``image`` at map_to_image (x, y, 1), low-passed to the footprint of a pixel.
 
     Outside the image lies its repeated border, or 0.
@@ -58,7 +71,7 @@ def _filter(image: Array, map_to_image: Array, height: int, width: int, *, repea
         x = (map_to_image[0, 0] * columns + map_to_image[0, 1] * row + map_to_image[0, 2])[:, None]
         y = (map_to_image[1, 0] * columns + map_to_image[1, 1] * row + map_to_image[1, 2])[:, None]
         i, j = np.floor(x) + offsets_x, np.floor(y) + offsets_y  # (width, taps)
-        weights_x, weights_y = catmull_rom((i - x) / scale_x), catmull_rom((j - y) / scale_y)
+        weights_x, weights_y = kernel((i - x) / scale_x), kernel((j - y) / scale_y)
         weights_x /= weights_x.sum(1, keepdims=True)
         weights_y /= weights_y.sum(1, keepdims=True)
         i_inside = np.clip(i, 0, image.shape[1] - 1).astype(int)
@@ -114,9 +127,11 @@ def composite(
         for face in order:
             crop_from_plane = _square(maps[face]) @ np.linalg.inv(_plane_from_frame(pixel_format, p))
             code_delta = np.einsum("c,chw->hw", matrix[p], deltas[face].astype(np.float64))
-            mask = _filter(masks[face].astype(np.float64), crop_from_plane, height, width, repeats_border=False)
+            mask = _filter(
+                masks[face].astype(np.float64), crop_from_plane, height, width, repeats_border=False, kernel=tent
+            )
             delta = _filter(code_delta, crop_from_plane, height, width, repeats_border=False)
-            alpha = strengths[face] * np.clip(mask, 0.0, 1.0)
+            alpha = strengths[face] * mask
             change = (1.0 - alpha) * change + alpha * delta
         out[p] += change
     return tuple(out)

@@ -120,7 +120,7 @@ def _gather(
         geometry[axis] = a, b, c - begin, low - begin, high - begin, scale
         spans.append((begin, end, length))
     (x0, x1, width), (y0, y1, height) = spans
-    # 4 spare columns and zero weights let the kernel take taps in fours
+    # spare columns: the kernel takes taps in pairs, the last of which may have no weight
     copy = np.empty((y1 - y0, x1 - x0 + 4), np.float32)
     left, right = min(max(x0, 0), width - 1), min(max(x1 + 4, 1), width)
     top, bottom = min(max(y0, 0), height - 1), min(max(y1, 1), height)
@@ -156,19 +156,19 @@ def _row_taps(
 ) -> None:
     """Taps of one axis for a row of crop pixels at ``slope * u + place``.
 
-    Fills ``firsts`` (S,) with the index of the first tap and ``weights`` (taps + 2, S) with normalised weights, zero
-    beyond the kernel's reach; the last two rows are scratch.
+    Fills ``firsts`` (S,) with the index of the first tap and ``weights`` (taps + 2, S) with the weights, zero beyond
+    the kernel's reach; the row before the last is scratch, the last one over the weights' sum.
     """
     size = firsts.size
     num_taps = weights.shape[0] - 2
-    distance, total = weights[num_taps], weights[num_taps + 1]
+    distance, norm = weights[num_taps], weights[num_taps + 1]
     step = np.float32(1.0 / scale)
     for u in range(size):
         x = min(max(slope * u + place, low), high)
         first = math.floor(x - 2.0 * scale) + 1
         firsts[u] = first
         distance[u] = np.float32((x - first) / scale)
-        total[u] = np.float32(0.0)
+        norm[u] = np.float32(0.0)
     for k in range(num_taps):
         row = weights[k]
         back = np.float32(k) * step
@@ -179,13 +179,9 @@ def _row_taps(
             value = inner if d < np.float32(1.0) else outer
             value = value if d < np.float32(2.0) else np.float32(0.0)
             row[u] = value
-            total[u] += value
+            norm[u] += value
     for u in range(size):
-        total[u] = np.float32(1.0) / total[u]
-    for k in range(num_taps):
-        row = weights[k]
-        for u in range(size):
-            row[u] *= total[u]
+        norm[u] = np.float32(1.0) / norm[u]
 
 
 @jit
@@ -196,18 +192,19 @@ def _filter_row(
     first_y: NDArray[np.int64],
     weights_x: NDArray[np.float32],
     weights_y: NDArray[np.float32],
-    num_taps_y: int,
     out: NDArray[np.float32],
 ) -> None:
     """out[u] = Σ weights_y[j, u] weights_x[i, u] flat[(first_y + j) stride + first_x + i].
 
-    Four columns at a time keep four independent sums in registers, which is what bounds the speed.
+    Four columns at a time (and two at the end) keep independent sums in registers, which is what bounds the speed.
     """
+    num_taps_y = weights_y.shape[0] - 2
     down = np.uintp(stride)
+    last = weights_x.shape[0] - 1
     for u in range(out.size):
         base = np.uintp(first_y[u] * stride + first_x[u])
         value = np.float32(0.0)
-        for block in range((weights_x.shape[0] - 2) // 4):
+        for block in range(last // 4):
             i = np.uintp(4 * block)
             at = base + i
             a = b = c = d = np.float32(0.0)
@@ -220,7 +217,17 @@ def _filter_row(
                 at += down
             value += a * weights_x[i, u] + b * weights_x[i + _ONE, u]
             value += c * weights_x[i + _TWO, u] + d * weights_x[i + _THREE, u]
-        out[u] = value
+        if (last - 1) % 4:
+            i = np.uintp(last - 3)
+            at = base + i
+            a = b = np.float32(0.0)
+            for j in range(num_taps_y):
+                w = weights_y[j, u]
+                a += w * flat[at]
+                b += w * flat[at + _ONE]
+                at += down
+            value += a * weights_x[i, u] + b * weights_x[i + _ONE, u]
+        out[u] = value * weights_x[last, u] * weights_y[num_taps_y + 1, u]
 
 
 @jit
@@ -245,9 +252,9 @@ def _sample_band(
     size = image.shape[2]
     is_gray = matrix.shape[1] == 1
     first_x, first_y = np.empty(size, np.int64), np.empty(size, np.int64)
-    luma_x = np.empty((4 * math.ceil(luma[0, 5]) + 2, size), np.float32)
+    luma_x = np.empty((2 * math.ceil(2.0 * luma[0, 5]) + 2, size), np.float32)
     luma_y = np.empty((math.ceil(4.0 * luma[1, 5]) + 2, size), np.float32)
-    chroma_x = np.empty((4 * math.ceil(chroma[0, 5]) + 2, size), np.float32)
+    chroma_x = np.empty((2 * math.ceil(2.0 * chroma[0, 5]) + 2, size), np.float32)
     chroma_y = np.empty((math.ceil(4.0 * chroma[1, 5]) + 2, size), np.float32)
     codes = np.empty((3, size), np.float32)
     for v in range(start, stop):
@@ -255,7 +262,7 @@ def _sample_band(
         _row_taps(luma[0, 0], place, luma[0, 3], luma[0, 4], luma[0, 5], first_x, luma_x)
         place = luma[1, 1] * v + luma[1, 2]
         _row_taps(luma[1, 0], place, luma[1, 3], luma[1, 4], luma[1, 5], first_y, luma_y)
-        _filter_row(first, luma_stride, first_x, first_y, luma_x, luma_y, luma_y.shape[0] - 2, codes[0])
+        _filter_row(first, luma_stride, first_x, first_y, luma_x, luma_y, codes[0])
         if is_gray:
             for c in range(3):
                 for u in range(size):
@@ -266,8 +273,8 @@ def _sample_band(
         _row_taps(chroma[0, 0], place, chroma[0, 3], chroma[0, 4], chroma[0, 5], first_x, chroma_x)
         place = chroma[1, 1] * v + chroma[1, 2]
         _row_taps(chroma[1, 0], place, chroma[1, 3], chroma[1, 4], chroma[1, 5], first_y, chroma_y)
-        _filter_row(second, chroma_stride, first_x, first_y, chroma_x, chroma_y, chroma_y.shape[0] - 2, codes[1])
-        _filter_row(third, chroma_stride, first_x, first_y, chroma_x, chroma_y, chroma_y.shape[0] - 2, codes[2])
+        _filter_row(second, chroma_stride, first_x, first_y, chroma_x, chroma_y, codes[1])
+        _filter_row(third, chroma_stride, first_x, first_y, chroma_x, chroma_y, codes[2])
         for c in range(3):
             for u in range(size):
                 value = matrix[c, 0] * codes[0, u] + matrix[c, 1] * codes[1, u] + matrix[c, 2] * codes[2, u] + offset[c]

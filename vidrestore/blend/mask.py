@@ -19,10 +19,10 @@ __all__ = ["border_mask", "disagreement_mask", "face_mask", "smoothstep"]
 # The outline's outer edge as shares of the crop's side, for the FFHQ template (eyes at 0.47, mouth at 0.72 of the
 # height): forehead to below the chin, ear to ear, and 2.5 % of the side away from the crop's lower border.
 _CENTRE = (0.502, 0.520)
-_HALF_AXES = (0.440, 0.455)
+_HALF_AXES = (0.400, 0.455)
 _ROUNDNESS = 2.5  # exponent of the superellipse: 2 is an ellipse, which would miss the jaw's corners
 
-_DISAGREEMENT_SIGMA = 1.0 / 24.0  # of the side: finer differences are what restoration is for
+_DISAGREEMENT_SIGMA = 1.0 / 20.0  # of the side: finer differences are what restoration is for
 _DISAGREEMENT_LOW, _DISAGREEMENT_HIGH = 0.25, 0.60  # of [-1, 1]: a face relit stays below, a hand over a face is above
 _BORDER_SHARE = 0.06  # of the side: the widest fade at the frame's border
 _COARSE = 64  # px, low frequencies are computed on a copy of this size
@@ -44,8 +44,8 @@ def face_mask(size: int, feather: float) -> NDArray[np.float32]:
 
     Args:
         size: S, pixels of the crop's side, at least 1.
-        feather: width of the soft edge as a share of the side, in (0, 0.5]; as wide as the half axis at most, so that
-            the centre reaches 1.
+        feather: width of the soft edge as a share of the side, in (0, 0.5]; from 0.3 on it no longer grows, so
+            that a middle remains where the mask is 1.
 
     Returns:
         (S, S) in [0, 1], exactly 0 on the outer 2 % of the crop and 1 inside.
@@ -63,7 +63,7 @@ def face_mask(size: int, feather: float) -> NDArray[np.float32]:
     slope = np.maximum(power, 1e-12) ** (1.0 / n - 1.0)
     gradient = slope * np.hypot(np.abs(x) ** (n - 1.0) / _HALF_AXES[0], np.abs(y) ** (n - 1.0) / _HALF_AXES[1])
     depth = (1.0 - r) / np.maximum(gradient, 1e-6)
-    mask = smoothstep(depth / min(feather, *_HALF_AXES))
+    mask = smoothstep(depth / min(feather, 0.75 * min(_HALF_AXES)))
     mask.flags.writeable = False
     return mask
 
@@ -85,7 +85,7 @@ def low_pass(image: NDArray[np.float32], sigma: float) -> NDArray[np.float32]:
 def disagreement_mask(degraded: NDArray[np.float32], restored: NDArray[np.float32]) -> NDArray[np.float32]:
     """Lowers the mask where restored and degraded disagree at large scale: a hand, a microphone, an invented face.
 
-    The difference is blurred by a Gaussian of S / 24, so detail does not count, and its length over the three channels
+    The difference is blurred by a Gaussian of S / 20, so detail does not count, and its length over the three channels
     (Euclidean, divided by √3) is compared: up to 0.25 of the range [-1, 1] the mask stays 1, from 0.60 on it is 0,
     smoothstep between. A shift of colour that is the same over the whole crop does not count either: the median of each
     channel is taken off first (the compositor's colour guard deals with it).
@@ -113,10 +113,10 @@ def border_mask(
 ) -> NDArray[np.float32]:
     """Fades towards the frame's border as far as it must: the part of a face that the border cuts off was never seen.
 
-    What the network saw beyond the border is the repeated edge, and what it drew beside it leans on that. The fade is a
-    smoothstep over the distance to the border, from 0 there to 1 at the width 0.06 S * √share (at most 0.06 S), where
-    share is the part of the mask's weight that lies outside the frame, doubled: a face that is wholly inside is not
-    touched, and one that leaves the frame is taken back without a jump.
+    What the network saw beyond the border is the repeated edge, and what it drew beside it leans on that. For each side
+    of the frame the fade is a smoothstep over the distance to it, from 0 there to 1 at the width
+    0.06 S * √(2 * share) (at most 0.06 S), where share is the part of the mask's weight that lies beyond that side: a
+    face that is wholly inside is not touched, and one that leaves the frame is taken back without a jump.
 
     Args:
         size: S.
@@ -132,10 +132,11 @@ def border_mask(
     axis = np.arange(size, dtype=np.float64)
     x = frame_from_crop[0, 0] * axis + (frame_from_crop[0, 1] * axis + frame_from_crop[0, 2])[:, None]
     y = frame_from_crop[1, 0] * axis + (frame_from_crop[1, 1] * axis + frame_from_crop[1, 2])[:, None]
-    inside = np.minimum(np.minimum(x + 0.5, frame_width - 0.5 - x), np.minimum(y + 0.5, frame_height - 0.5 - y))
+    widest = _BORDER_SHARE * size / geometry.mean_scale(crop_from_frame)  # in frame pixels
     total = float(mask.sum())
-    lost = float(mask[inside < 0.0].sum())
-    if lost == 0.0 or total == 0.0:
-        return np.ones((size, size), np.float32)
-    width = _BORDER_SHARE * size * min(1.0, math.sqrt(2.0 * lost / total)) / geometry.mean_scale(crop_from_frame)
-    return smoothstep(inside / max(width, 1e-6))
+    border = np.ones((size, size), np.float32)
+    for distance in (x + 0.5, frame_width - 0.5 - x, y + 0.5, frame_height - 0.5 - y):
+        lost = float(mask[distance < 0.0].sum())
+        if lost > 0.0:
+            border *= smoothstep(distance / (widest * min(1.0, math.sqrt(2.0 * lost / total))))
+    return border
