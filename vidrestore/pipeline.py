@@ -282,7 +282,7 @@ def restore(
         if num_frames == 0:
             raise DecodeError(f"{video.info.path}: not a single frame could be decoded", path=source)
         write_begin = time.perf_counter()
-        written = writer.close()
+        written = writer.finish()
         encode_s += time.perf_counter() - write_begin
         stages = video.stage_times() | {"encode": StageTime(encode_s, video.waited_s, 0.0)}
         return RestoreResult(
