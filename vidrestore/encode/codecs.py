@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import contextlib
 import functools
-from collections.abc import Sequence
+import os
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from fractions import Fraction
 
@@ -12,7 +14,18 @@ from av.video.format import VideoFormat
 from vidrestore.config import EncodeOptions
 from vidrestore.types import Colour, PixelFormat
 
-__all__ = ["CONTAINERS", "EXTENSIONS", "choose_pix_fmt", "encoder_name", "encoder_options", "profile_of"]
+__all__ = [
+    "CONTAINERS",
+    "EXTENSIONS",
+    "MIN_SIDES",
+    "choose_pix_fmt",
+    "encoder_name",
+    "encoder_options",
+    "encoder_rate",
+    "muxer_options",
+    "profile_of",
+    "quiet_encoder",
+]
 
 EXTENSIONS = {
     ".mp4": "mp4",
@@ -29,7 +42,7 @@ EXTENSIONS = {
 """FFmpeg's muxer for a file name extension."""
 
 CONTAINERS: dict[str, tuple[str, ...]] = {
-    "h264": (".mp4", ".mov", ".mkv", ".m4v", ".ts", ".mts", ".m2ts", ".avi"),
+    "h264": (".mp4", ".mov", ".mkv", ".m4v", ".ts", ".mts", ".m2ts"),
     "hevc": (".mp4", ".mov", ".mkv", ".m4v", ".ts", ".mts", ".m2ts"),
     "av1": (".mp4", ".mkv", ".webm", ".m4v", ".mov"),
     "ffv1": (".mkv", ".avi"),
@@ -67,10 +80,18 @@ _ENCODERS = {
     "prores": "prores_ks",
     "dnxhr": "dnxhd",
 }
+MIN_SIDES = {"hevc": (64, 64), "av1": (16, 16), "dnxhr": (256, 120)}
+"""(width, height) that an encoder needs. Below 64 pixels x265 4.1 writes past its buffers; SVT-AV1 and DNxHR refuse."""
+# FFV1's slices lie on a grid: with small pictures, or coarse chroma that a slice's edge would cut, there is one slice
+_FFV1_SLICES, _FFV1_MIN_SIDE = 4, 64
+# FFmpeg's muxer doubles the ticks of a video track up to this many a second
+_MOV_LEAST_SCALE = 10_000
 # Constant quality without visible loss; config.py gives the figures
 _DEFAULT_CRF = {"h264": 17, "hevc": 20, "av1": 24}
-# SVT-AV1 counts its presets down from 13; its own documentation pairs 8 to 10 with x264's veryfast to fast
-_SVT_PRESETS = {"ultrafast": 12, "veryfast": 10, "fast": 8, "medium": 6, "slow": 4, "veryslow": 2}
+# x264 and x265 end at 51
+_MAX_CRF = {"h264": 51, "hevc": 51}
+# SVT-AV1 counts its presets down; above 10 it warns of artefacts
+_SVT_PRESETS = {"ultrafast": 10, "veryfast": 9, "fast": 8, "medium": 6, "slow": 4, "veryslow": 2}
 
 
 @dataclass(frozen=True, slots=True)
@@ -89,7 +110,6 @@ def _layout(name: str) -> _Layout:
     shift = (0, 0)
     if colour == "yuv":
         shift = (64 // parts[1].width).bit_length() - 1, (64 // parts[1].height).bit_length() - 1
-    # bgr0 counts its padding as no component, bgra as one
     return _Layout(colour, parts[0].bits, shift, any(part.is_alpha for part in parts))
 
 
@@ -108,27 +128,30 @@ def choose_pix_fmt(codec: str, source: PixelFormat, depth: str = "source", *, si
     wanted = source.depth if depth == "source" else int(depth)
     is_odd = size[0] % 2 == 1, size[1] % 2 == 1
 
-    def cost(name: str) -> tuple[bool, int, int, bool, bool, int, int, bool]:
+    def cost(name: str) -> tuple[int, ...]:
         made = _layout(name)
-        subsampled_odd = codec in _EVEN_ONLY and (
-            (is_odd[1] and made.shift[0] > 0) or (is_odd[0] and made.shift[1] > 0)
-        )
-        lost_chroma = sum(max(0, m - s) for m, s in zip(made.shift, source.chroma_shift, strict=True))
-        if (made.colour == "gray" and source.colour != "gray") or source.colour == "gray":
-            lost_chroma = 9 if source.colour != "gray" else 0
-        extra_chroma = sum(max(0, s - m) for m, s in zip(made.shift, _shift_wanted(source), strict=True))
+        is_cut = (is_odd[1] and made.shift[0] > 0) or (is_odd[0] and made.shift[1] > 0)
         return (
-            subsampled_odd,
-            lost_chroma,
+            codec in _EVEN_ONLY and is_cut,
+            _lost_chroma(made, source),
             max(0, wanted - made.depth),
             made.colour != source.colour,
             source.has_alpha and not made.has_alpha,
             abs(made.depth - wanted),
-            extra_chroma,
+            sum(max(0, s - m) for m, s in zip(made.shift, _shift_wanted(source), strict=True)),
             made.has_alpha and not source.has_alpha,
         )
 
     return min(_PIX_FMTS[codec], key=cost)
+
+
+def _lost_chroma(made: _Layout, source: PixelFormat) -> int:
+    """Halvings of chroma resolution; losing colour altogether is worse than any."""
+    if source.colour == "gray":
+        return 0
+    if made.colour == "gray":
+        return 9
+    return sum(max(0, m - s) for m, s in zip(made.shift, source.chroma_shift, strict=True))
 
 
 def _shift_wanted(source: PixelFormat) -> tuple[int, int]:
@@ -142,23 +165,23 @@ def encoder_name(codec: str, pix_fmt: str) -> str:
 
 
 def encoder_options(
-    options: EncodeOptions, pix_fmt: str, *, hdr: Sequence[tuple[str, str]] = (), has_b_frames: bool = True
+    options: EncodeOptions, pix_fmt: str, *, size: tuple[int, int], hdr: Sequence[tuple[str, str]] = ()
 ) -> dict[str, str]:
     """Private options of the encoder, as FFmpeg spells them.
 
     Args:
         options: quality and speed.
         pix_fmt: out of :func:`choose_pix_fmt`.
+        size: (height, width).
         hdr: (key, value) pairs in the encoder's own words for HDR metadata.
-        has_b_frames: False for containers that hold no presentation times.
     """
     codec = options.codec
-    crf = str(options.crf if options.crf is not None else _DEFAULT_CRF.get(codec, 0))
+    quality = options.crf if options.crf is not None else _DEFAULT_CRF.get(codec, 0)
+    crf = str(min(quality, _MAX_CRF.get(codec, 63)))
     extra = ":".join(f"{key}={value}" for key, value in hdr)
     made: dict[str, str]
     if codec == "h264":
-        made = {"crf": crf, "preset": options.speed} | ({"x264-params": extra} if extra else {})
-        return made if has_b_frames else made | {"bf": "0"}
+        return {"crf": crf, "preset": options.speed} | ({"x264-params": extra} if extra else {})
     if codec == "hevc":
         pools = f":pools={options.threads}" if options.threads else ""
         params = "log-level=none" + pools + (f":{extra}" if extra else "")
@@ -169,7 +192,9 @@ def encoder_options(
         return made | ({"svtav1-params": params} if params else {})
     if codec == "ffv1":
         # version 3 with a checksum per slice is what archives ask for (RFC 9043); context 1 packs a little better
-        return {"level": "3", "slices": "4", "slicecrc": "1", "coder": "1", "context": "1", "g": "1"}
+        is_cut = min(size) >= _FFV1_MIN_SIDE and "410" not in pix_fmt and "411" not in pix_fmt
+        slices = str(_FFV1_SLICES if is_cut else 1)
+        return {"level": "3", "slices": slices, "slicecrc": "1", "coder": "1", "context": "1", "g": "1"}
     return {"profile": profile_of(codec, pix_fmt)} | ({"vendor": "apl0"} if codec == "prores" else {})
 
 
@@ -180,6 +205,33 @@ def profile_of(codec: str, pix_fmt: str) -> str:
     if pix_fmt == "yuv422p":
         return "dnxhr_hq"
     return "dnxhr_hqx" if pix_fmt == "yuv422p10le" else "dnxhr_444"
+
+
+def muxer_options(extension: str, time_base: Fraction) -> dict[str, str]:
+    """Options of the muxer.
+
+    MP4 and MOV write the start of a track in ticks of the *movie*, 1 ms by default; with the video's own ticks every
+    time comes back exactly.
+    """
+    if extension not in (".mp4", ".m4v", ".mov"):
+        return {}
+    scale = time_base.denominator
+    while scale < _MOV_LEAST_SCALE:
+        scale *= 2
+    return {"movie_timescale": str(scale)} | ({"movflags": "+use_metadata_tags"} if extension == ".mov" else {})
+
+
+@contextlib.contextmanager
+def quiet_encoder(codec: str) -> Iterator[None]:
+    """Keeps SVT-AV1 from writing to the terminal while it starts; its environment variable is its only switch."""
+    if codec != "av1" or "SVT_LOG" in os.environ:
+        yield
+        return
+    os.environ["SVT_LOG"] = "0"
+    try:
+        yield
+    finally:
+        del os.environ["SVT_LOG"]
 
 
 def encoder_rate(codec: str, rate: Fraction | None) -> Fraction:

@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
+from fractions import Fraction
+
 import av
 import numpy as np
 from av.filter import Graph
+from av.video.plane import VideoPlane
 from av.video.reformatter import Colorspace, Interpolation, VideoReformatter
 
 from vidrestore.types import Frame, PixelFormat, Plane
@@ -53,13 +56,15 @@ def colour_tags(source: PixelFormat, pix_fmt: str) -> ColourTags:
 class Painter:
     """Makes the encoder's frames; holds the filter graph and the scaler that do it."""
 
-    def __init__(self, source: PixelFormat, pix_fmt: str, tags: ColourTags) -> None:
+    def __init__(self, source: PixelFormat, pix_fmt: str, tags: ColourTags, sample_aspect_ratio: Fraction) -> None:
         """
         Args:
             source: format of the frames that will come.
             pix_fmt: the encoder's.
             tags: colour tags of the frames that will be made.
+            sample_aspect_ratio: of the frames that will be made; FFV1 writes it into every picture.
         """
+        self._sample_aspect_ratio = sample_aspect_ratio
         self._source = source
         self._pix_fmt = pix_fmt
         self._tags = tags
@@ -92,7 +97,10 @@ class Painter:
             if changed:
                 made.make_writable()
         else:
-            made = av.VideoFrame(frame.width, frame.height, name)
+            blank = av.VideoFrame(frame.width, frame.height, name)
+            blank.time_base = frame.time_base
+            made = self._clone(blank)
+            del blank
             changed = list(range(len(frame.planes)))
         for i in changed:
             _copy_plane(frame.planes[i], made.planes[i])
@@ -101,7 +109,7 @@ class Painter:
     def _clone(self, carrier: av.VideoFrame) -> av.VideoFrame:
         """A second frame on the same buffers with its own times, tags and reference to the side data.
 
-        PyAV has no call for it; a filter graph without a filter does just that.
+        PyAV has no call for it; a filter graph does just that, and sets the aspect ratio on its way.
         """
         key = carrier.width, carrier.height, carrier.format.name, int(carrier.colorspace), int(carrier.color_range)
         if self._graph is None or key != self._graph_key:
@@ -110,7 +118,10 @@ class Painter:
                 width=carrier.width, height=carrier.height, format=carrier.format, time_base=carrier.time_base
             )
             sink = self._graph.add("buffersink")
-            source.link_to(sink)
+            ratio = self._sample_aspect_ratio
+            aspect = self._graph.add("setsar", f"sar={ratio.numerator}/{ratio.denominator}:max={2**31 - 1}")
+            source.link_to(aspect)
+            aspect.link_to(sink)
             self._graph.configure()
             self._graph_key = key
         self._graph.push(carrier)
@@ -138,7 +149,7 @@ class Painter:
         )
 
 
-def _is_view_of(plane: Plane, original: av.video.plane.VideoPlane) -> bool:
+def _is_view_of(plane: Plane, original: VideoPlane) -> bool:
     """Whether an array is the very memory of a decoder's plane, unchanged by the rule that frames are not edited."""
     if original.line_size < 0:
         return False
@@ -146,9 +157,8 @@ def _is_view_of(plane: Plane, original: av.video.plane.VideoPlane) -> bool:
     return bool(interface["data"][0] == original.buffer_ptr and plane.strides[0] == original.line_size)
 
 
-def _copy_plane(plane: Plane, target: av.video.plane.VideoPlane) -> None:
-    stride = abs(target.line_size) // plane.dtype.itemsize
-    rows = np.frombuffer(target, plane.dtype).reshape(target.height, stride)
+def _copy_plane(plane: Plane, target: VideoPlane) -> None:
+    rows = np.frombuffer(memoryview(target), np.uint8).view(plane.dtype).reshape(target.height, -1)
     rows = rows[::-1] if target.line_size < 0 else rows
     rows[:, : plane.shape[1]] = plane
 
@@ -158,8 +168,8 @@ def _with_neutral_chroma(grey: av.VideoFrame, source: PixelFormat) -> av.VideoFr
     suffix = "" if source.depth == 8 else f"{source.depth}le"
     made = av.VideoFrame(grey.width, grey.height, f"yuv444p{suffix}")
     dtype = source.dtype
-    stride = abs(grey.planes[0].line_size) // dtype.itemsize
-    luma = np.frombuffer(grey.planes[0], dtype).reshape(grey.height, stride)[:, : grey.width]
+    samples = np.frombuffer(memoryview(grey.planes[0]), np.uint8).view(dtype)
+    luma = samples.reshape(grey.height, -1)[:, : grey.width]
     neutral = np.full((grey.height, grey.width), 1 << (source.depth - 1), dtype)
     for plane, target in zip((luma, neutral, neutral), made.planes, strict=True):
         _copy_plane(plane, target)

@@ -16,6 +16,8 @@ from typing import Any
 
 import av
 import av.error
+import numpy as np
+from av.codec.context import Flags
 from av.container import OutputContainer
 from av.packet import Packet
 from av.video.stream import VideoStream
@@ -24,11 +26,15 @@ from vidrestore.config import EncodeOptions
 from vidrestore.encode.codecs import (
     CONTAINERS,
     EXTENSIONS,
+    MIN_SIDES,
     choose_pix_fmt,
     encoder_name,
     encoder_options,
     encoder_rate,
+    muxer_options,
+    quiet_encoder,
 )
+from vidrestore.encode.hdr import encoder_params, read_hdr
 from vidrestore.encode.picture import Painter, colour_tags
 from vidrestore.encode.streams import StreamCopier
 from vidrestore.errors import EncodeError
@@ -37,6 +43,11 @@ from vidrestore.types import Frame, StreamInfo
 __all__ = ["VideoWriter", "WrittenVideo"]
 
 log = logging.getLogger(__name__)
+
+# Containers without times of their own
+_COUNTING = (".avi", ".mxf")
+# AVFieldOrder: 2 is top field first, what FFmpeg assumes of interlaced video that does not say
+_TOP_FIELD_FIRST = 2
 
 
 @dataclass(frozen=True, slots=True)
@@ -97,6 +108,7 @@ class VideoWriter:
         self._copier: StreamCopier | None = None
         self._is_closed = False
         self._check_target()
+        self._check_size()
         self._part = self._make_part()
 
     def __enter__(self) -> VideoWriter:
@@ -175,6 +187,16 @@ class VideoWriter:
         with contextlib.suppress(FileNotFoundError):
             self._part.unlink()
 
+    def _check_size(self) -> None:
+        width, height = self.info.frame_width, self.info.frame_height
+        least = MIN_SIDES.get(self.options.codec, (1, 1))
+        if width < least[0] or height < least[1]:
+            raise EncodeError(
+                f"{_shown(self.path)}: {self.options.codec} needs pictures of {least[0]}x{least[1]} or more, "
+                f"these have {width}x{height}; use h264 or ffv1",
+                path=self.path,
+            )
+
     def _check_target(self) -> None:
         name, folder, extension = _shown(self.path), self.path.parent, self.path.suffix.lower()
         if extension not in EXTENSIONS:
@@ -206,26 +228,60 @@ class VideoWriter:
         return part
 
     def _open(self, frame: Frame) -> None:
+        """Opens container and encoder; waits for the first frame, which carries the HDR metadata."""
         extension = self.path.suffix.lower()
-        self._container = av.open(f"file:{self._part.absolute()}", "w", format=EXTENSIONS[extension])
-        options = encoder_options(self.options, self.pix_fmt, has_b_frames=extension != ".avi")
+        time_base = self._time_base(frame)
+        self._container = av.open(
+            f"file:{self._part.absolute()}",
+            "w",
+            format=EXTENSIONS[extension],
+            container_options=muxer_options(extension, time_base),
+        )
+        self._stream = stream = self._add_video(self._container, frame, time_base)
+        tags = colour_tags(frame.format, self.pix_fmt)
+        context: Any = stream.codec_context
+        context.colorspace, context.color_range = tags.matrix, tags.range
+        context.color_primaries, context.color_trc = tags.primaries, tags.transfer
+        self._set_rotation(stream)
+        self._painter = Painter(frame.format, self.pix_fmt, tags, self.info.sample_aspect_ratio)
+        if self._source is not None and self.options.copy_streams:
+            self._copier = StreamCopier(self._source, self._container, extension)
+            if frame.carrier is not None and frame.carrier.interlaced_frame:
+                self._set_interlaced(context, self._copier.field_order)
+        with quiet_encoder(self.options.codec):
+            self._container.start_encoding()
+
+    def _add_video(self, container: OutputContainer, frame: Frame, time_base: Fraction) -> VideoStream:
+        hdr = encoder_params(read_hdr(frame.carrier), self.options.codec)
+        options = encoder_options(self.options, self.pix_fmt, size=(frame.height, frame.width), hdr=hdr)
         rate = encoder_rate(self.options.codec, self.info.average_rate)
-        stream: Any = self._container.add_stream(self._encoder, rate=rate, options=options)
+        stream: Any = container.add_stream(self._encoder, rate=rate, options=options)
         context = stream.codec_context
         context.width, context.height = frame.width, frame.height
         context.pix_fmt = self.pix_fmt
-        context.time_base = stream.time_base = frame.time_base
+        context.time_base = stream.time_base = time_base
         context.thread_count = self.options.threads
         context.sample_aspect_ratio = self.info.sample_aspect_ratio
-        tags = colour_tags(frame.format, self.pix_fmt)
-        context.colorspace, context.color_range = tags.matrix, tags.range
-        context.color_primaries, context.color_trc = tags.primaries, tags.transfer
-        if self.info.rotation:
-            stream.set_display_rotation(-self.info.rotation)
-        self._stream = stream
-        self._painter = Painter(frame.format, self.pix_fmt, tags)
-        if self._source is not None and self.options.copy_streams:
-            self._copier = StreamCopier(self._source, self._container, extension)
+        context.flags |= int(Flags.frame_duration)
+        return stream  # type: ignore[no-any-return]
+
+    def _time_base(self, frame: Frame) -> Fraction:
+        """The frames' own; AVI counts frames and has no times at all, MXF knows a few rates."""
+        if self.path.suffix.lower() in _COUNTING and self.info.average_rate is not None:
+            return 1 / self.info.average_rate
+        return frame.time_base
+
+    def _set_rotation(self, stream: VideoStream) -> None:
+        linear = self.info.display_from_frame[:, :2]
+        is_mirrored = bool(np.linalg.det(linear) < 0)
+        if self.info.rotation or is_mirrored:
+            stream.set_display_rotation(-self.info.rotation, hflip=is_mirrored)
+
+    def _set_interlaced(self, context: Any, field_order: int) -> None:
+        """Fields stay fields: x264 and ProRes code them as such, the others only say so."""
+        context.field_order = field_order or _TOP_FIELD_FIRST
+        if self.options.codec in ("h264", "prores"):
+            context.flags |= int(Flags.interlaced_dct)
 
     def _mux(self, packets: list[Packet[Any]]) -> None:
         assert self._container is not None
