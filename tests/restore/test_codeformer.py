@@ -13,6 +13,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional
 
+from vidrestore.errors import WeightsError
 from vidrestore.restore.codeformer import (
     COLORIZATION,
     INPAINTING,
@@ -23,8 +24,8 @@ from vidrestore.restore.codeformer import (
     TransformerLayer,
     match_statistics,
 )
-from vidrestore.restore.seeded import fill_seeded, seeded_values
-from vidrestore.restore.vqgan import VqganDims
+from vidrestore.restore.seeded import fill_seeded, seeded_state, seeded_values
+from vidrestore.restore.vqgan import VQAutoencoder, VqganDims, load_published
 
 GOLDEN = runpy.run_path(str(Path(__file__).parents[1] / "golden" / "make_golden_networks.py"))
 SMALL: CodeFormerDims = GOLDEN["SMALL_CODEFORMER"]
@@ -263,6 +264,31 @@ def test_compiles_without_a_graph_break() -> None:
     compiled = torch.compile(network, fullgraph=True, backend="eager")
     with torch.no_grad():
         torch.testing.assert_close(compiled(images, 0.5), network(images, 0.5))
+
+
+def test_loading_keeps_what_is_frozen_frozen() -> None:
+    with torch.device("meta"):
+        network = CodeFormer(TINY)
+    load_published(network, {"params_ema": seeded_state(network)})
+    frozen = {name.split(".")[0] for name, p in network.named_parameters() if not p.requires_grad}
+    assert frozen == {"quantize", "generator"}
+
+
+def test_stage_two_starts_from_the_autoencoder_of_stage_one() -> None:
+    network, stage_one = network_of(TINY), fill_seeded(VQAutoencoder(TINY.autoencoder), seed=1)
+    new = ("position_emb", "feat_emb", "ft_layers", "idx_pred_layer", "fuse_convs_dict")
+    before = network.feat_emb.weight.clone()
+    load_published(network, stage_one.state_dict(), may_lack=new)
+    images = values("x", 1, 3, 16, 16)
+    with torch.no_grad():
+        assert torch.equal(network.encode(images).latent, stage_one.encode(images))
+    assert torch.equal(network.feat_emb.weight, before)
+    with pytest.raises(WeightsError, match=r"fuse_convs_dict\.8\.encode_enc\.norm1\.weight is missing"):
+        load_published(network, stage_one.state_dict(), may_lack=new[:-1])
+    with torch.device("meta"):
+        empty = CodeFormer(TINY)
+    with pytest.raises(WeightsError, match="position_emb is missing"):  # it has no value that it could keep
+        load_published(empty, stage_one.state_dict(), may_lack=new)
 
 
 # one of everything: tracing takes time per layer

@@ -394,7 +394,9 @@ class PatchDiscriminator(nn.Module):
         return scores
 
 
-def load_published(network: nn.Module, state: Mapping[str, Any], *, source: str = "weights") -> None:
+def load_published(
+    network: nn.Module, state: Mapping[str, Any], *, source: str = "weights", may_lack: tuple[str, ...] = ()
+) -> None:
     """Gives a network the weights of a published file.
 
     Args:
@@ -402,22 +404,27 @@ def load_published(network: nn.Module, state: Mapping[str, Any], *, source: str 
         state: what the file holds: a flat state dict, or one wrapped in ``params_ema``, ``params`` or ``params_d``;
             a leading ``module.`` of every key is taken off.
         source: the file's name, for the message.
+        may_lack: beginnings of keys that may be missing and then keep their values: the fusion blocks where stage III
+            starts from ``codeformer_stage2.pth``, all but the autoencoder where stage II starts from stage I.
 
     Raises:
         WeightsError: a key is missing, unexpected, no tensor, of a wrong shape or not finite; the first one is named.
+            The network is as it was.
     """
     given = _unwrapped(state)
     own = network.state_dict()
     ready: dict[str, Tensor] = {}
     for key, expected in own.items():
         if key not in given:
+            if key.startswith(may_lack) and not expected.is_meta:
+                continue
             raise WeightsError(f"{source}: {key} is missing; is the file of another network or variant?")
         ready[key] = _checked(key, given[key], expected, source)
     for key in given:
         if key not in own:
             raise WeightsError(f"{source}: {key} is unexpected; is the file of another network or variant?")
     on_meta = any(parameter.is_meta for parameter in network.parameters())
-    network.load_state_dict(ready, assign=on_meta)
+    network.load_state_dict(ready, assign=on_meta, strict=not may_lack)
 
 
 def _unwrapped(state: Mapping[str, Any]) -> Mapping[str, Any]:
