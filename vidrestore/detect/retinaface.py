@@ -10,11 +10,11 @@ Figure:
 
 Paper:
     Deng et al.: RetinaFace: Single-stage Dense Face Localisation in the Wild, 2020, section 3; without its mesh
-    branch. Context modules: Najibi et al.: SSH, 2017, section 3.2.
+    branch. Context modules: Najibi et al.: SSH: Single Stage Headless Face Detector, 2017.
 
 Range:
-    Pictures of any size, BGR uint8. Faces of about 10 to 500 pixels are found; the published pipelines first scale
-    the short side to 640.
+    Pictures of any size, BGR uint8. Anchors span 16 to 512 pixels, so faces far outside of that are missed;
+    the published pipelines first scale the short side to 640.
 
 Weights:
     ``detection_Resnet50_Final.pth`` and ``detection_mobilenet0.25_Final.pth`` of facexlib v0.1.0 or CodeFormer
@@ -276,7 +276,7 @@ class RetinaFaceFinder:
         device: where it runs.
         score_threshold: faces below it are dropped; 0.8 in CodeFormer's pipeline, 0.97 in facexlib's.
         overlap_threshold: of two boxes with a larger intersection over union the weaker is dropped; 0.4 as published.
-        max_candidates: at most so many anchors of a picture, the best ones, are looked at; 100 faces have about 1000.
+        max_candidates: so many anchors of a picture, the best ones, go into suppression, whose cost is quadratic.
     """
 
     def __init__(

@@ -11,7 +11,7 @@ Figure (default dims):
 
 Paper:
     Zhou, Chan, Li, Loy: Towards Robust Blind Face Restoration with Codebook Lookup Transformer, NeurIPS 2022,
-    sections 3.2 and 3.3, figure 3. As the published weights do, and unlike the paper: the position embedding is
+    sections 3.2 and 3.3. As the published weights do, and unlike the paper: the position embedding is
     learned, tokens are widened to 512 first, and AdaIN is applied at inference.
 
 Weights:

@@ -8,8 +8,8 @@ Figure (default dims):
     -> two 3 x 3 heads: logits of 19 labels (B, 19, 512, 512), and a picture (B, 3, 512, 512) that nobody uses.
 
 Paper:
-    Chen et al.: Progressive Semantic-Aware Style Transformation for Blind Face Restoration (PSFR-GAN), 2021,
-    section 3.2: the face parsing network.
+    Chen et al.: Progressive Semantic-Aware Style Transformation for Blind Face Restoration (PSFR-GAN), 2021: its
+    face parsing network.
 
 Weights:
     ``parsing_parsenet.pth`` of facexlib v0.2.2 or CodeFormer v0.1.0, a flat state dict. Parameter names are those of

@@ -10,7 +10,7 @@ The scale of a tensor follows from its shape and name, so that activations neith
 kernel or matrix           variance 1 / fan-in, or 2 / fan-in where the layer has no bias (a batch norm and a
                            rectifier follow it in our networks: He et al. 2015, section 2.2) and for queries, keys
                            and values (sharper attention keeps the tokens of a picture apart)
-first kernel of RetinaFace the same over 128, as its pictures are 0..255
+first kernel, RetinaFace   the same over 128, as its pictures are 0..255
 look-up table              variance 1
 norm, scale                within 25 % of 1; a quarter of that where the norm ends a residual branch, so that
                            deep trunks do not grow (Goyal et al. 2017, section 5.1, start such scales at 0)
