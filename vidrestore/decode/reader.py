@@ -167,6 +167,8 @@ class VideoReader:
         self._has_fields = self._has_fields or raw.interlaced_frame
         if raw.is_corrupt:
             self._lose("corrupt", f"frame {index} is damaged, the decoder concealed what was missing", pts)
+        # PyAV leaves it empty in what comes out at the end of the stream
+        raw.time_base = self._time_base
         carrier = repack(raw, reformatter)
         return Frame(
             index=index,

@@ -44,7 +44,7 @@ EXTENSIONS = {
 CONTAINERS: dict[str, tuple[str, ...]] = {
     "h264": (".mp4", ".mov", ".mkv", ".m4v", ".ts", ".mts", ".m2ts"),
     "hevc": (".mp4", ".mov", ".mkv", ".m4v", ".ts", ".mts", ".m2ts"),
-    "av1": (".mp4", ".mkv", ".webm", ".m4v", ".mov"),
+    "av1": (".mp4", ".mkv", ".webm", ".m4v"),
     "ffv1": (".mkv", ".avi"),
     "prores": (".mov", ".mkv", ".mxf"),
     "dnxhr": (".mov", ".mxf"),

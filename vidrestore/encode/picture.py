@@ -14,7 +14,7 @@ from vidrestore.types import Frame, PixelFormat, Plane
 
 __all__ = ["ColourTags", "Painter", "colour_tags"]
 
-_UNSPECIFIED = 2
+_LIMITED, _FULL = 1, 2
 _TAGS = {"bt709": 1, "fcc": 4, "bt601": 6, "smpte240m": 7, "ycgco": 8, "bt2020": 9}
 _SWS = {
     "bt709": Colorspace.ITU709,
@@ -34,11 +34,11 @@ class ColourTags:
         self.matrix, self.range, self.primaries, self.transfer = matrix, range_, primaries, transfer
 
 
-def colour_tags(source: PixelFormat, pix_fmt: str) -> ColourTags:
+def colour_tags(source: PixelFormat, pix_fmt: str, codec: str) -> ColourTags:
     """What to write for frames of a format in an encoder's pixel format.
 
     The source's tags stay as they are; a range or matrix that is only known here (full range without a tag, a
-    conversion from RGB) is told, since a player would guess otherwise.
+    conversion from RGB) is told, since a player would guess otherwise. ProRes knows the limited range alone.
     """
     target = av.VideoFormat(pix_fmt, 64, 64)
     matrix = source.matrix_tag
@@ -46,10 +46,9 @@ def colour_tags(source: PixelFormat, pix_fmt: str) -> ColourTags:
         matrix = 0
     elif source.colour == "rgb":
         matrix = _TAGS[source.matrix]
-    full, limited = 2, 1
-    range_ = source.range_tag or (full if source.full_range else 0)
-    if source.colour == "rgb" and not target.is_rgb:
-        range_ = limited
+    range_ = source.range_tag or (_FULL if source.full_range else 0)
+    if codec == "prores" or (source.colour == "rgb" and not target.is_rgb):
+        range_ = _LIMITED
     return ColourTags(matrix, range_, source.primaries, source.transfer)
 
 
@@ -92,21 +91,20 @@ class Painter:
             frame.width,
             frame.height,
         ):
-            made = self._clone(carrier)
+            made = self._clone(carrier, frame.time_base)
             changed = [i for i, p in enumerate(frame.planes) if not _is_view_of(p, carrier.planes[i])]
             if changed:
                 made.make_writable()
         else:
             blank = av.VideoFrame(frame.width, frame.height, name)
-            blank.time_base = frame.time_base
-            made = self._clone(blank)
+            made = self._clone(blank, frame.time_base)
             del blank
             changed = list(range(len(frame.planes)))
         for i in changed:
             _copy_plane(frame.planes[i], made.planes[i])
         return made
 
-    def _clone(self, carrier: av.VideoFrame) -> av.VideoFrame:
+    def _clone(self, carrier: av.VideoFrame, time_base: Fraction) -> av.VideoFrame:
         """A second frame on the same buffers with its own times, tags and reference to the side data.
 
         PyAV has no call for it; a filter graph does just that, and sets the aspect ratio on its way.
@@ -114,8 +112,11 @@ class Painter:
         key = carrier.width, carrier.height, carrier.format.name, int(carrier.colorspace), int(carrier.color_range)
         if self._graph is None or key != self._graph_key:
             self._graph = Graph()
-            source = self._graph.add_buffer(
-                width=carrier.width, height=carrier.height, format=carrier.format, time_base=carrier.time_base
+            source = self._graph.add(
+                "buffer",
+                f"video_size={carrier.width}x{carrier.height}:pix_fmt={carrier.format.name}"
+                f":time_base={time_base.numerator}/{time_base.denominator}"
+                f":colorspace={int(carrier.colorspace)}:range={int(carrier.color_range)}",
             )
             sink = self._graph.add("buffersink")
             ratio = self._sample_aspect_ratio
@@ -130,20 +131,21 @@ class Painter:
         return made
 
     def _converted(self, made: av.VideoFrame) -> av.VideoFrame:
-        if made.format.name.replace("yuvj", "yuv") == self._pix_fmt:
-            return made
         source = self._source
+        range_ = _FULL if source.full_range else _LIMITED
+        wanted = self._tags.range or _LIMITED
+        if made.format.name.replace("yuvj", "yuv") == self._pix_fmt and (range_ == wanted or source.colour == "rgb"):
+            return made
         if source.colour == "gray" and not self._pix_fmt.startswith("gray"):
             made = _with_neutral_chroma(made, source)
         matrix = _SWS.get(source.matrix, Colorspace.ITU601)
-        range_ = 2 if source.full_range else 1
         return self._reformatter.reformat(
             made,
             format=self._pix_fmt,
             src_colorspace=matrix,
             dst_colorspace=matrix,
             src_color_range=range_,
-            dst_color_range=self._tags.range or 1,
+            dst_color_range=wanted,
             interpolation=Interpolation.BICUBIC | Interpolation.ACCURATE_RND | Interpolation.FULL_CHR_H_INP,
             threads=1,
         )

@@ -103,6 +103,7 @@ class VideoWriter:
         self.result: WrittenVideo | None = None
         """Set once the file is whole and in its place."""
         self._num_frames = 0
+        self._has_packets = False
         self._container: OutputContainer | None = None
         self._stream: VideoStream | None = None
         self._copier: StreamCopier | None = None
@@ -132,7 +133,10 @@ class VideoWriter:
 
         Raises:
             EncodeError: the encoder or the disk refuses it; a full disk has an ``OSError`` as its cause.
+            ValueError: after the end.
         """
+        if self._is_closed:
+            raise ValueError("the writer is closed, nothing more can be written")
         with self._failing("writing", frame):
             if self._container is None:
                 self._open(frame)
@@ -152,7 +156,8 @@ class VideoWriter:
             if self._container is None or self._stream is None:
                 raise EncodeError(f"{_shown(self.path)}: not one frame came to be written", path=self.path)
             with self._failing("finishing", None):
-                self._mux(self._stream.encode(None))
+                packets = self._stream.encode(None)
+                self._mux(packets if self._has_packets else _with_even_dts(packets))
                 if self._copier is not None:
                     self._copier.copy_until(None)
                 self._container.close()
@@ -238,7 +243,7 @@ class VideoWriter:
             container_options=muxer_options(extension, time_base),
         )
         self._stream = stream = self._add_video(self._container, frame, time_base)
-        tags = colour_tags(frame.format, self.pix_fmt)
+        tags = colour_tags(frame.format, self.pix_fmt, self.options.codec)
         context: Any = stream.codec_context
         context.colorspace, context.color_range = tags.matrix, tags.range
         context.color_primaries, context.color_trc = tags.primaries, tags.transfer
@@ -272,10 +277,11 @@ class VideoWriter:
         return frame.time_base
 
     def _set_rotation(self, stream: VideoStream) -> None:
-        linear = self.info.display_from_frame[:, :2]
-        is_mirrored = bool(np.linalg.det(linear) < 0)
-        if self.info.rotation or is_mirrored:
-            stream.set_display_rotation(-self.info.rotation, hflip=is_mirrored)
+        linear = np.sign(np.round(self.info.display_from_frame[:, :2], 6))
+        if not np.array_equal(linear, np.eye(2)):
+            # rows of FFmpeg's matrix are (a, b, u), (c, d, v), (x, y, w) with x' = a x + c y; 16.16, and 2.30 for w
+            (a, c), (b, d) = (linear * (1 << 16)).astype(int)
+            stream.set_display_matrix([a, b, 0, c, d, 0, 0, 0, 1 << 30])
 
     def _set_interlaced(self, context: Any, field_order: int) -> None:
         """Fields stay fields: x264 and ProRes code them as such, the others only say so."""
@@ -286,6 +292,7 @@ class VideoWriter:
     def _mux(self, packets: list[Packet[Any]]) -> None:
         assert self._container is not None
         for packet in packets:
+            self._has_packets = True
             if self._copier is not None and packet.dts is not None:
                 self._copier.copy_until(packet.dts * Fraction(packet.time_base))
             self._container.mux_one(packet)
@@ -314,6 +321,22 @@ class VideoWriter:
             index, pts = (None, None) if frame is None else (frame.index, frame.pts)
             message = f"{_shown(self.path)}: {doing} failed: {reason}"
             raise EncodeError(message, path=self.path, frame_index=index, pts=pts) from cause
+
+
+def _with_even_dts(packets: list[Packet[Any]]) -> list[Packet[Any]]:
+    """Decoding times for a clip that came out of the encoder in one piece.
+
+    x265 4.1 leaves them undefined where the clip has no more frames than its B-frame delay. In the order of decoding,
+    the k-th packet is decoded when the k-th picture is shown, all earlier by the same delay.
+    """
+    pts = [packet.pts for packet in packets if packet.pts is not None]
+    if len(pts) < len(packets):
+        return packets
+    shown = sorted(pts)
+    delay = max((late - own for late, own in zip(shown, pts, strict=True)), default=0)
+    for packet, time in zip(packets, shown, strict=True):
+        packet.dts = time - delay
+    return packets
 
 
 def _shown(name: str | os.PathLike[str]) -> str:
