@@ -38,12 +38,19 @@ from numpy.typing import ArrayLike, NDArray
 
 from vidrestore.errors import KernelError
 from vidrestore.kernels.colour import legal_range, planes_from_rgb
-from vidrestore.kernels.launch import MAX_FOOTPRINT, as_affines, check_planes, invert, jit, plane_from_luma, run_bands
+from vidrestore.kernels.launch import (
+    MAX_FOOTPRINT,
+    as_affines,
+    check_planes,
+    dot_four_columns,
+    invert,
+    jit,
+    plane_from_luma,
+    run_bands,
+)
 from vidrestore.types import PixelFormat, Plane
 
 __all__ = ["composite"]
-
-_ONE, _TWO, _THREE = np.uintp(1), np.uintp(2), np.uintp(3)
 
 
 def composite(
@@ -193,7 +200,7 @@ def _prepare(
     if rows is None:
         return None
     begin_u, begin_v = u0 - 2 * int(reach[0]) - 2, v0 - 2 * int(reach[1]) - 2
-    # a spare column: the kernel takes taps in pairs, the last of which may have no weight
+    # spare columns: the kernel takes taps in fours (rows in pairs), the last of which may have no weight
     width, height = u1 + 2 * int(reach[0]) + 7 - begin_u, v1 + 2 * int(reach[1]) + 3 - begin_v
     values = np.empty((1 + len(matrix), height, width), np.float32)
     broken = np.zeros(height, np.bool_)
@@ -326,34 +333,6 @@ def _tent_taps(
 
 
 @jit
-def _filter_mask(
-    flat: NDArray[np.float32],
-    stride: int,
-    first_u: NDArray[np.int64],
-    first_v: NDArray[np.int64],
-    weights_u: NDArray[np.float32],
-    weights_v: NDArray[np.float32],
-    strength: float,
-    alpha: NDArray[np.float32],
-) -> None:
-    """alpha[x] = strength * Σ weights_v[j, x] weights_u[i, x] mask[first_v + j, first_u + i]."""
-    down = np.uintp(stride)
-    num_taps_u, num_taps_v = weights_u.shape[0] - 2, weights_v.shape[0] - 2
-    for x in range(first_u.size):
-        base = np.uintp(first_v[x] * stride + first_u[x])
-        value = np.float32(0.0)
-        for i in range(num_taps_u):
-            column = np.float32(0.0)
-            at = base + np.uintp(i)
-            for j in range(num_taps_v):
-                column += weights_v[j, x] * flat[at]
-                at += down
-            value += column * weights_u[i, x]
-        value *= weights_u[num_taps_u + 1, x] * weights_v[num_taps_v + 1, x]
-        alpha[x] = np.float32(strength) * min(value, np.float32(1.0))  # a rounded sum may pass 1
-
-
-@jit
 def _filter_row(
     flat: NDArray[np.float32],
     stride: int,
@@ -366,41 +345,37 @@ def _filter_row(
 ) -> None:
     """Where alpha is not 0: out[x] = Σ weights_v[j, x] weights_u[i, x] flat[(first_v + j) stride + first_u + i].
 
-    Else 0. See sample.py.
+    Elsewhere ``out`` has no meaning. See sample.py.
     """
-    num_taps_v = weights_v.shape[0] - 2
-    down = np.uintp(stride)
-    last = weights_u.shape[0] - 1
+    num_taps, last = weights_v.shape[0] - 2, weights_u.shape[0] - 1
+    row = weights_u.shape[1]
+    # numbers of taps that are known when this is compiled are unrolled: footprints up to 1, and up to 1.5
+    if num_taps == 2 and last == 5:
+        for x in range(first_u.size):
+            if alpha[x] != np.float32(0.0):
+                first = first_v[x] * stride + first_u[x]
+                out[x] = dot_four_columns(flat, first, stride, weights_v, weights_u, row, 0, x, 2)
+    elif num_taps == 4 and last == 5:
+        for x in range(first_u.size):
+            if alpha[x] != np.float32(0.0):
+                first = first_v[x] * stride + first_u[x]
+                out[x] = dot_four_columns(flat, first, stride, weights_v, weights_u, row, 0, x, 4)
+    elif num_taps == 6 and last == 9:
+        for x in range(first_u.size):
+            if alpha[x] != np.float32(0.0):
+                first = first_v[x] * stride + first_u[x]
+                out[x] = dot_four_columns(flat, first, stride, weights_v, weights_u, row, 0, x, 6)
+                out[x] += dot_four_columns(flat, first + 4, stride, weights_v, weights_u, row, 4, x, 6)
+    else:
+        for x in range(first_u.size):
+            if alpha[x] != np.float32(0.0):
+                first = first_v[x] * stride + first_u[x]
+                value = np.float32(0.0)
+                for i in range(0, last - 1, 4):
+                    value += dot_four_columns(flat, first + i, stride, weights_v, weights_u, row, i, x, num_taps)
+                out[x] = value
     for x in range(first_u.size):
-        if alpha[x] == np.float32(0.0):
-            out[x] = np.float32(0.0)
-            continue
-        base = np.uintp(first_v[x] * stride + first_u[x])
-        value = np.float32(0.0)
-        for block in range(last // 4):
-            i = np.uintp(4 * block)
-            at = base + i
-            a = b = c = d = np.float32(0.0)
-            for j in range(num_taps_v):
-                w = weights_v[j, x]
-                a += w * flat[at]
-                b += w * flat[at + _ONE]
-                c += w * flat[at + _TWO]
-                d += w * flat[at + _THREE]
-                at += down
-            value += a * weights_u[i, x] + b * weights_u[i + _ONE, x]
-            value += c * weights_u[i + _TWO, x] + d * weights_u[i + _THREE, x]
-        if (last - 1) % 4:
-            i = np.uintp(last - 3)
-            at = base + i
-            a = b = np.float32(0.0)
-            for j in range(num_taps_v):
-                w = weights_v[j, x]
-                a += w * flat[at]
-                b += w * flat[at + _ONE]
-                at += down
-            value += a * weights_u[i, x] + b * weights_u[i + _ONE, x]
-        out[x] = value * weights_u[last, x] * weights_v[num_taps_v + 1, x]
+        out[x] *= weights_u[last, x] * weights_v[num_taps + 1, x]
 
 
 @jit
@@ -449,13 +424,16 @@ def _composite_band(
             row_begin, row_end = min(begin, row_begin), max(end, row_end)
             first_u, first_v = all_u[:count], all_v[:count]
             stride, layer, offset = int(g[_STRIDE]), int(g[_LAYER]), int(g[_OFFSET])
-            weights_u = np.empty((math.ceil(2.0 * g[_SCALE_U]) + 2, count), np.float32)
-            weights_v = np.empty((math.ceil(2.0 * g[_SCALE_V]) + 2, count), np.float32)
+            weights_u = np.empty((4 * math.ceil(0.5 * g[_SCALE_U]) + 2, count), np.float32)
+            weights_v = np.empty((2 * math.ceil(g[_SCALE_V]) + 2, count), np.float32)
             _tent_taps(g[_A], place_u, g[_SCALE_U], begin, first_u, weights_u)
             _tent_taps(g[_D], place_v, g[_SCALE_V], begin, first_v, weights_v)
-            _filter_mask(packed[offset:], stride, first_u, first_v, weights_u, weights_v, g[_STRENGTH], alpha)
-            weights_u = np.empty((2 * math.ceil(2.0 * g[_SCALE_U]) + 2, count), np.float32)
-            weights_v = np.empty((math.ceil(4.0 * g[_SCALE_V]) + 2, count), np.float32)
+            alpha[:count] = np.float32(1.0)
+            _filter_row(packed[offset:], stride, first_u, first_v, weights_u, weights_v, alpha, value)
+            for x in range(count):
+                alpha[x] = np.float32(g[_STRENGTH]) * min(value[x], np.float32(1.0))  # a rounded sum may pass 1
+            weights_u = np.empty((4 * math.ceil(g[_SCALE_U]) + 2, count), np.float32)
+            weights_v = np.empty((2 * math.ceil(2.0 * g[_SCALE_V]) + 2, count), np.float32)
             _row_taps(g[_A], place_u, g[_SCALE_U], begin, first_u, weights_u)
             _row_taps(g[_D], place_v, g[_SCALE_V], begin, first_v, weights_v)
             for p in range(num_planes):
@@ -463,7 +441,8 @@ def _composite_band(
                 _filter_row(packed[start_of:], stride, first_u, first_v, weights_u, weights_v, alpha, value)
                 for x in range(count):
                     at = begin + x
-                    change[p, at] = (np.float32(1.0) - alpha[x]) * change[p, at] + alpha[x] * value[x]
+                    top = alpha[x] * value[x] if alpha[x] != np.float32(0.0) else np.float32(0.0)
+                    change[p, at] = (np.float32(1.0) - alpha[x]) * change[p, at] + top
         if row_begin < row_end:
             _write_row(first[y, row_begin:row_end], change[0, row_begin:row_end], lowest, highest)
             if num_planes == 2:

@@ -20,6 +20,10 @@ from typing import Any, ParamSpec, TypeVar
 
 import numba
 import numpy as np
+from llvmlite import ir
+from numba import types
+from numba.core import cgutils
+from numba.extending import intrinsic
 from numpy.typing import ArrayLike, NDArray
 
 from vidrestore.errors import KernelError
@@ -56,6 +60,58 @@ def jit(function: Callable[P, R]) -> Callable[P, R]:
     except RuntimeError:  # no folder for the cache can be written: compile anew in every run
         compiled = numba.njit(**flags)(function)
     return compiled
+
+
+@intrinsic  # type: ignore[misc]
+def dot_four_columns(
+    typing_context: Any,
+    values: Any,
+    first: Any,
+    down: Any,
+    weights_y: Any,
+    weights_x: Any,
+    row: Any,
+    column: Any,
+    place: Any,
+    num_rows: Any,
+) -> Any:
+    """Σ_j Σ_i weights_y[j, place] weights_x[column + i, place] values[first + j down + i], i in 0..3, as float32.
+
+    For kernels only. The four columns are one vector register, which numba's own code generation does not find.
+    ``values`` is flat, ``row`` is the length of a row of both weight arrays; all three are contiguous float32.
+    ``num_rows`` is even: rows come in pairs, a known number of them is unrolled.
+    """
+
+    def generate(context: Any, builder: Any, signature: Any, args: Any) -> Any:
+        scalar, index = ir.FloatType(), ir.IntType(64)
+        vector = ir.VectorType(scalar, 4)
+        data, tall, wide = (context.make_array(signature.args[k])(context, builder, args[k]).data for k in (0, 3, 4))
+        _, first_at, down_by, _, _, row_length, column_at, place_at, rows = args
+
+        def load_scalar(pointer: Any, at: Any) -> Any:
+            return builder.load(builder.gep(pointer, [at]))
+
+        total = cgutils.alloca_once_value(builder, ir.Constant(vector, [0.0] * 4))
+        pairs = builder.lshr(rows, index(1))
+        with cgutils.for_range(builder, pairs, intp=index) as loop:
+            for odd in (0, 1):
+                j = builder.add(builder.shl(loop.index, index(1)), index(odd))
+                at = builder.add(first_at, builder.mul(j, down_by))
+                pixels = builder.load(builder.bitcast(builder.gep(data, [at]), vector.as_pointer()), align=4)
+                weight = load_scalar(tall, builder.add(builder.mul(j, row_length), place_at))
+                lanes = builder.insert_element(ir.Constant(vector, ir.Undefined), weight, ir.IntType(32)(0))
+                lanes = builder.shuffle_vector(lanes, lanes, ir.Constant(ir.VectorType(ir.IntType(32), 4), [0] * 4))
+                product = builder.fmul(pixels, lanes, flags=("contract",))
+                builder.store(builder.fadd(builder.load(total), product, flags=("contract",)), total)
+        sums = builder.load(total)
+        terms = []
+        for lane in range(4):
+            at = builder.add(builder.mul(builder.add(column_at, index(lane)), row_length), place_at)
+            terms.append(builder.fmul(builder.extract_element(sums, ir.IntType(32)(lane)), load_scalar(wide, at)))
+        return builder.fadd(builder.fadd(terms[0], terms[1]), builder.fadd(terms[2], terms[3]))
+
+    arguments = (values, first, down, weights_y, weights_x, row, column, place, num_rows)
+    return types.float32(*arguments), generate
 
 
 def num_threads() -> int:

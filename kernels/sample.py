@@ -30,12 +30,19 @@ from numpy.typing import ArrayLike, NDArray
 
 from vidrestore.errors import KernelError
 from vidrestore.kernels.colour import is_hdr, rgb_from_planes, tone_map
-from vidrestore.kernels.launch import MAX_FOOTPRINT, as_affines, check_planes, invert, jit, plane_from_luma, run_bands
+from vidrestore.kernels.launch import (
+    MAX_FOOTPRINT,
+    as_affines,
+    check_planes,
+    dot_four_columns,
+    invert,
+    jit,
+    plane_from_luma,
+    run_bands,
+)
 from vidrestore.types import PixelFormat, Plane
 
 __all__ = ["sample_crops"]
-
-_ONE, _TWO, _THREE = np.uintp(1), np.uintp(2), np.uintp(3)
 
 
 def sample_crops(
@@ -116,11 +123,11 @@ def _gather(
         low, high = -float(reach + 1), float(length + reach)
         ends = [c + i * a + j * b for i in (0, size - 1) for j in (0, size - 1)]
         begin = math.floor(min(max(min(ends), low), high)) - reach
-        end = math.floor(min(max(max(ends), low), high)) + reach + 2
+        end = math.floor(min(max(max(ends), low), high)) + reach + 3
         geometry[axis] = a, b, c - begin, low - begin, high - begin, scale
         spans.append((begin, end, length))
     (x0, x1, width), (y0, y1, height) = spans
-    # spare columns: the kernel takes taps in pairs, the last of which may have no weight
+    # spare columns: the kernel takes taps in fours (rows in pairs), the last of which may have no weight
     copy = np.empty((y1 - y0, x1 - x0 + 4), np.float32)
     left, right = min(max(x0, 0), width - 1), min(max(x1 + 4, 1), width)
     top, bottom = min(max(y0, 0), height - 1), min(max(y1, 1), height)
@@ -194,40 +201,28 @@ def _filter_row(
     weights_y: NDArray[np.float32],
     out: NDArray[np.float32],
 ) -> None:
-    """out[u] = Σ weights_y[j, u] weights_x[i, u] flat[(first_y + j) stride + first_x + i].
-
-    Four columns at a time (and two at the end) keep independent sums in registers, which is what bounds the speed.
-    """
-    num_taps_y = weights_y.shape[0] - 2
-    down = np.uintp(stride)
-    last = weights_x.shape[0] - 1
+    """out[u] = Σ weights_y[j, u] weights_x[i, u] flat[(first_y + j) stride + first_x + i]."""
+    num_taps, last = weights_y.shape[0] - 2, weights_x.shape[0] - 1
+    row = weights_x.shape[1]
+    # numbers of taps that are known when this is compiled are unrolled: footprints up to 1, and up to 1.5
+    if num_taps == 4 and last == 5:
+        for u in range(out.size):
+            first = first_y[u] * stride + first_x[u]
+            out[u] = dot_four_columns(flat, first, stride, weights_y, weights_x, row, 0, u, 4)
+    elif num_taps == 6 and last == 9:
+        for u in range(out.size):
+            first = first_y[u] * stride + first_x[u]
+            out[u] = dot_four_columns(flat, first, stride, weights_y, weights_x, row, 0, u, 6)
+            out[u] += dot_four_columns(flat, first + 4, stride, weights_y, weights_x, row, 4, u, 6)
+    else:
+        for u in range(out.size):
+            first = first_y[u] * stride + first_x[u]
+            value = np.float32(0.0)
+            for i in range(0, last - 1, 4):
+                value += dot_four_columns(flat, first + i, stride, weights_y, weights_x, row, i, u, num_taps)
+            out[u] = value
     for u in range(out.size):
-        base = np.uintp(first_y[u] * stride + first_x[u])
-        value = np.float32(0.0)
-        for block in range(last // 4):
-            i = np.uintp(4 * block)
-            at = base + i
-            a = b = c = d = np.float32(0.0)
-            for j in range(num_taps_y):
-                w = weights_y[j, u]
-                a += w * flat[at]
-                b += w * flat[at + _ONE]
-                c += w * flat[at + _TWO]
-                d += w * flat[at + _THREE]
-                at += down
-            value += a * weights_x[i, u] + b * weights_x[i + _ONE, u]
-            value += c * weights_x[i + _TWO, u] + d * weights_x[i + _THREE, u]
-        if (last - 1) % 4:
-            i = np.uintp(last - 3)
-            at = base + i
-            a = b = np.float32(0.0)
-            for j in range(num_taps_y):
-                w = weights_y[j, u]
-                a += w * flat[at]
-                b += w * flat[at + _ONE]
-                at += down
-            value += a * weights_x[i, u] + b * weights_x[i + _ONE, u]
-        out[u] = value * weights_x[last, u] * weights_y[num_taps_y + 1, u]
+        out[u] *= weights_x[last, u] * weights_y[num_taps + 1, u]
 
 
 @jit
@@ -252,10 +247,10 @@ def _sample_band(
     size = image.shape[2]
     is_gray = matrix.shape[1] == 1
     first_x, first_y = np.empty(size, np.int64), np.empty(size, np.int64)
-    luma_x = np.empty((2 * math.ceil(2.0 * luma[0, 5]) + 2, size), np.float32)
-    luma_y = np.empty((math.ceil(4.0 * luma[1, 5]) + 2, size), np.float32)
-    chroma_x = np.empty((2 * math.ceil(2.0 * chroma[0, 5]) + 2, size), np.float32)
-    chroma_y = np.empty((math.ceil(4.0 * chroma[1, 5]) + 2, size), np.float32)
+    luma_x = np.empty((4 * math.ceil(luma[0, 5]) + 2, size), np.float32)
+    luma_y = np.empty((2 * math.ceil(2.0 * luma[1, 5]) + 2, size), np.float32)
+    chroma_x = np.empty((4 * math.ceil(chroma[0, 5]) + 2, size), np.float32)
+    chroma_y = np.empty((2 * math.ceil(2.0 * chroma[1, 5]) + 2, size), np.float32)
     codes = np.empty((3, size), np.float32)
     for v in range(start, stop):
         place = luma[0, 1] * v + luma[0, 2]
