@@ -37,7 +37,7 @@ class Noting:
 
 
 def tracked(num_faces: list[int]) -> list[TrackedFrame]:
-    points = (template(64) + [20, 10]).astype(np.float32)
+    points = (template(64) + np.array([20, 10])).astype(np.float32)
     return [
         TrackedFrame(
             frame_from_rgb(PICTURE, index, rate=Fraction(25)),
