@@ -134,4 +134,5 @@ def test_the_rate_told_to_an_encoder_is_one_it_takes(codec: str, rate: Fraction 
 def test_movie_ticks_are_those_of_the_track() -> None:
     assert muxer_options(".mp4", Fraction(1001, 30000)) == {"movie_timescale": "30000"}
     assert muxer_options(".m4v", Fraction(1, 25))["movie_timescale"] == "12800"
-    assert muxer_options(".mkv", Fraction(1, 25)) == {}
+    assert muxer_options(".mkv", Fraction(1, 25)) == {"avoid_negative_ts": "disabled"}
+    assert muxer_options(".mkv", Fraction(1, 25), -3) == {}

@@ -245,7 +245,8 @@ def test_grey_stays_grey_at_the_same_level(tmp_path: Path, codec: Any, name: str
 
 
 def test_hdr_metadata_goes_through(tmp_path: Path) -> None:
-    params = "log-level=none:master-display=G(13250,34500)B(7500,3000)R(34000,16000)WP(15635,16450)L(10000000,50):max-cll=1000,400"
+    display = "G(13250,34500)B(7500,3000)R(34000,16000)WP(15635,16450)L(10000000,50)"
+    params = f"log-level=none:master-display={display}:max-cll=1000,400"
     clip = media.write_clip(
         tmp_path / "hdr.mp4",
         media.movie(3, 64, 64, "yuv420p10le"),

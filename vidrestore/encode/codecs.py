@@ -207,12 +207,15 @@ def profile_of(codec: str, pix_fmt: str) -> str:
     return "dnxhr_hqx" if pix_fmt == "yuv422p10le" else "dnxhr_444"
 
 
-def muxer_options(extension: str, time_base: Fraction) -> dict[str, str]:
+def muxer_options(extension: str, time_base: Fraction, first_pts: int = 0) -> dict[str, str]:
     """Options of the muxer.
 
     MP4 and MOV write the start of a track in ticks of the *movie*, 1 ms by default; with the video's own ticks every
-    time comes back exactly.
+    time comes back exactly. Matroska has no times before zero; FFmpeg would move all streams because of the run-in of
+    an audio encoder, which Matroska carries in a field of its own.
     """
+    if extension in (".mkv", ".webm"):
+        return {"avoid_negative_ts": "disabled"} if first_pts >= 0 else {}
     if extension not in (".mp4", ".m4v", ".mov"):
         return {}
     scale = time_base.denominator

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import io
 import logging
+import math
 import os
 from collections import Counter
 from collections.abc import Iterator
@@ -107,8 +108,11 @@ class StreamCopier:
             self._waiting = None
             if packet is None:
                 return
+            if packet.pts is None and packet.dts is None and self._is_cover(packet):
+                packet.pts = packet.dts = 0
             start = packet.dts if packet.dts is not None else packet.pts
             if start is None:
+                self._drop(packet)
                 continue
             if time_s is not None and start * Fraction(packet.time_base) > time_s:
                 self._waiting = packet
@@ -233,6 +237,12 @@ class StreamCopier:
         except av.error.FFmpegError as error:
             log.warning("copying ended where the source is damaged: %s", error.strerror)
 
+    def _is_cover(self, packet: Packet[Any]) -> bool:
+        return packet.stream.type == "video"
+
+    def _drop(self, packet: Packet[Any]) -> None:
+        log.warning("a packet of stream %d has no time, it is left out", packet.stream_index)
+
     def _mux(self, packet: Packet[Any]) -> None:
         index = packet.stream_index
         rewrap = self._rewraps.get(index)
@@ -255,9 +265,10 @@ class StreamCopier:
         assert packet.dts is not None
         assert packet.pts is not None
         if self._output.format.name in ("matroska", "webm"):
-            # No times before zero: the muxer would move all streams instead, the video's times too. What lies there is
-            # an encoder's run-in, which is not played.
-            packet.dts, packet.pts = max(packet.dts, 0), max(packet.pts, 0)
+            # No times before zero here, but for the run-in that the muxer writes as CodecDelay. What lies earlier is
+            # not played either: it moves to the start instead of moving all other streams.
+            first = -self._run_in(index, Fraction(packet.time_base))
+            packet.dts, packet.pts = max(packet.dts, first), max(packet.pts, first)
         # matroska and mpegts allow equal times, the others do not
         step = 0 if self._output.format.name in ("matroska", "webm", "mpegts") else 1
         last = self._last_dts.get(index)
@@ -265,6 +276,13 @@ class StreamCopier:
             packet.dts = last + step
             packet.pts = max(packet.pts, packet.dts)
         self._last_dts[index] = packet.dts
+
+    def _run_in(self, index: int, time_base: Fraction) -> int:
+        """Ticks of padding that an audio encoder put in front, as the source's headers tell it."""
+        context: Any = self._container.streams[index].codec_context
+        if context is None or context.type != "audio" or not context.sample_rate:
+            return 0
+        return math.ceil(Fraction(context.delay, context.sample_rate) / time_base)
 
 
 def _codec(stream: Stream) -> str:

@@ -240,7 +240,7 @@ class VideoWriter:
             f"file:{self._part.absolute()}",
             "w",
             format=EXTENSIONS[extension],
-            container_options=muxer_options(extension, time_base),
+            container_options=muxer_options(extension, time_base, frame.pts),
         )
         self._stream = stream = self._add_video(self._container, frame, time_base)
         tags = colour_tags(frame.format, self.pix_fmt, self.options.codec)
