@@ -382,7 +382,7 @@ def _filter_row(
 def _write_row(row: Plane, change: NDArray[np.float32], lowest: int, highest: int) -> None:
     for x in range(row.size):
         source = np.float32(row[x])  # 16 bits are exact in float32, so no change is exactly no change
-        value = math.floor(source + change[x] + np.float32(0.5))
+        value = np.floor(source + change[x] + np.float32(0.5))
         value = max(value, min(np.float32(lowest), source))
         row[x] = np.int32(min(value, max(np.float32(highest), source)))
 
@@ -432,17 +432,26 @@ def _composite_band(
             _filter_row(packed[offset:], stride, first_u, first_v, weights_u, weights_v, alpha, value)
             for x in range(count):
                 alpha[x] = np.float32(g[_STRENGTH]) * min(value[x], np.float32(1.0))  # a rounded sum may pass 1
+            # the corners of the span are mostly without mask
+            skip = 0
+            while skip < count and alpha[skip] == np.float32(0.0):
+                skip += 1
+            while count > skip and alpha[count - 1] == np.float32(0.0):
+                count -= 1
+            begin, count = begin + skip, count - skip
+            shown = alpha[skip : skip + count]
+            first_u, first_v = all_u[:count], all_v[:count]
             weights_u = np.empty((4 * math.ceil(g[_SCALE_U]) + 2, count), np.float32)
             weights_v = np.empty((2 * math.ceil(2.0 * g[_SCALE_V]) + 2, count), np.float32)
             _row_taps(g[_A], place_u, g[_SCALE_U], begin, first_u, weights_u)
             _row_taps(g[_D], place_v, g[_SCALE_V], begin, first_v, weights_v)
             for p in range(num_planes):
                 start_of = offset + layer * (p + 1)
-                _filter_row(packed[start_of:], stride, first_u, first_v, weights_u, weights_v, alpha, value)
+                _filter_row(packed[start_of:], stride, first_u, first_v, weights_u, weights_v, shown, value)
                 for x in range(count):
                     at = begin + x
-                    top = alpha[x] * value[x] if alpha[x] != np.float32(0.0) else np.float32(0.0)
-                    change[p, at] = (np.float32(1.0) - alpha[x]) * change[p, at] + top
+                    top = shown[x] * value[x] if shown[x] != np.float32(0.0) else np.float32(0.0)
+                    change[p, at] = (np.float32(1.0) - shown[x]) * change[p, at] + top
         if row_begin < row_end:
             _write_row(first[y, row_begin:row_end], change[0, row_begin:row_end], lowest, highest)
             if num_planes == 2:

@@ -7,12 +7,14 @@ a fork, and its code takes several times as long to compile.
 
 Compiled code is kept on disk beside the source, or in the user's cache folder where the package is read-only, or not at
 all where neither can be written. numba looks only at a kernel's own file to see whether its cache is fresh, so a kernel
-calls no compiled function of another file.
+calls no compiled function of another file; after a change of ``jit`` or ``dot_four_columns`` here, delete
+``kernels/__pycache__``.
 """
 
 from __future__ import annotations
 
 import os
+import threading
 from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from itertools import pairwise
@@ -20,16 +22,25 @@ from typing import Any, ParamSpec, TypeVar
 
 import numba
 import numpy as np
-from llvmlite import ir
+from llvmlite import ir  # type: ignore[import-untyped]
 from numba import types
-from numba.core import cgutils
+from numba.core import cgutils as untyped_cgutils
 from numba.extending import intrinsic
 from numpy.typing import ArrayLike, NDArray
 
 from vidrestore.errors import KernelError
 from vidrestore.types import PixelFormat, Plane
 
-__all__ = ["MAX_FOOTPRINT", "as_affines", "check_planes", "invert", "jit", "plane_from_luma", "run_bands"]
+__all__ = [
+    "MAX_FOOTPRINT",
+    "as_affines",
+    "check_planes",
+    "dot_four_columns",
+    "invert",
+    "jit",
+    "plane_from_luma",
+    "run_bands",
+]
 
 P = ParamSpec("P")
 R = TypeVar("R")
@@ -42,6 +53,9 @@ An 8000 px face in a 256 px crop needs 31."""
 _BANDS_PER_THREAD = 4  # a little more than one, so that cheap and dear bands even out
 
 _pool: ThreadPoolExecutor | None = None
+_pool_lock = threading.Lock()
+
+cgutils: Any = untyped_cgutils
 
 
 def jit(function: Callable[P, R]) -> Callable[P, R]:
@@ -62,8 +76,7 @@ def jit(function: Callable[P, R]) -> Callable[P, R]:
     return compiled
 
 
-@intrinsic  # type: ignore[misc]
-def dot_four_columns(
+def _dot_four_columns(
     typing_context: Any,
     values: Any,
     first: Any,
@@ -114,6 +127,10 @@ def dot_four_columns(
     return types.float32(*arguments), generate
 
 
+dot_four_columns: Any = intrinsic(_dot_four_columns)
+"""The above, to be called in a kernel without its first argument."""
+
+
 def num_threads() -> int:
     """Cores that this process may use."""
     return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
@@ -135,17 +152,19 @@ def run_bands(kernel: Callable[[int, int], object], start: int, stop: int, *, mi
         if num_rows > 0:
             kernel(start, stop)
         return
-    if _pool is None:
-        _pool = ThreadPoolExecutor(num_threads(), thread_name_prefix="vidrestore-kernel")
+    with _pool_lock:
+        if _pool is None:
+            _pool = ThreadPoolExecutor(num_threads(), thread_name_prefix="vidrestore-kernel")
+        pool = _pool
     edges = [start + num_rows * i // num_bands for i in range(num_bands + 1)]
-    futures = [_pool.submit(kernel, a, b) for a, b in pairwise(edges)]
+    futures = [pool.submit(kernel, a, b) for a, b in pairwise(edges)]
     for future in futures:
         future.result()
 
 
 def _forget_pool() -> None:
-    global _pool
-    _pool = None
+    global _pool, _pool_lock
+    _pool, _pool_lock = None, threading.Lock()
 
 
 if hasattr(os, "register_at_fork"):

@@ -8,7 +8,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from vidrestore.blend.mask import border_mask, disagreement_mask, face_mask, low_pass
+from vidrestore.blend.mask import blur, border_mask, disagreement_mask, face_mask, grow, shrink
 from vidrestore.geometry import scale_about_pixel_edges
 
 
@@ -54,6 +54,11 @@ def test_face_mask_is_computed_once_and_read_only() -> None:
 def test_face_mask_refuses_what_makes_no_mask(size: int, feather: float) -> None:
     with pytest.raises(ValueError, match="size must be at least 1 and feather"):
         face_mask(size, feather)
+
+
+def low_pass(image: np.ndarray, sigma: float) -> np.ndarray:
+    """The steps that the masks and the colour guard take."""
+    return grow(blur(shrink(image), sigma), image.shape[-1])
 
 
 @cache

@@ -11,7 +11,7 @@ from dataclasses import replace
 import numpy as np
 from numpy.typing import NDArray
 
-from vidrestore.blend.mask import border_mask, disagreement_mask, face_mask, low_pass
+from vidrestore.blend.mask import blur, border_mask, disagreement_mask, face_mask, grow, shrink
 from vidrestore.config import BlendOptions
 from vidrestore.kernels import composite, signal_delta
 from vidrestore.types import Frame, Restoration
@@ -108,9 +108,9 @@ def guard_colour(delta: NDArray[np.float32], mask: NDArray[np.float32], share: f
     Returns:
         (3, S, S); 0 where delta is 0 everywhere.
     """
-    stacked = np.concatenate([delta * mask, mask[None]])
-    blurred = low_pass(stacked, _GUARD_SIGMA)
-    shift = blurred[:3] / np.maximum(blurred[3:], 1e-3)
+    blurred = blur(shrink(np.concatenate([delta * mask, mask[None]])), _GUARD_SIGMA)
+    average = np.divide(blurred[:3], np.maximum(blurred[3:], np.float32(1e-3)), dtype=np.float32)
+    shift = grow(average, delta.shape[-1])
     return np.subtract(delta, np.float32(share) * shift, dtype=np.float32)
 
 

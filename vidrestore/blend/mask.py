@@ -68,18 +68,24 @@ def face_mask(size: int, feather: float) -> NDArray[np.float32]:
     return mask
 
 
-def low_pass(image: NDArray[np.float32], sigma: float) -> NDArray[np.float32]:
-    """(C, S, S) blurred by a Gaussian of ``sigma`` * S, borders repeated; where S is above 64 on a copy of 64 px.
+def shrink(image: NDArray[np.float32]) -> NDArray[np.float32]:
+    """(C, S, S) -> (C, s, s), s = min(S, 64), by area averages: the copy that low frequencies are computed on."""
+    size = min(image.shape[-1], _COARSE)
+    planes = [cv2.resize(plane, (size, size), interpolation=cv2.INTER_AREA) for plane in image]
+    return np.stack(planes).astype(np.float32, copy=False)
 
-    Area averages down, a Gaussian there, cubic interpolation up.
-    """
-    size = image.shape[-1]
-    coarse = min(size, _COARSE)
-    channels = np.ascontiguousarray(np.moveaxis(image, 0, -1))  # (S, S, C)
-    small = cv2.resize(channels, (coarse, coarse), interpolation=cv2.INTER_AREA)
-    small = cv2.GaussianBlur(small, (0, 0), sigma * coarse, borderType=cv2.BORDER_REPLICATE)
-    large = cv2.resize(small, (size, size), interpolation=cv2.INTER_CUBIC)
-    return np.ascontiguousarray(np.moveaxis(large.reshape(size, size, len(image)), -1, 0))
+
+def blur(coarse: NDArray[np.float32], sigma: float) -> NDArray[np.float32]:
+    """(C, s, s) blurred by a Gaussian of ``sigma`` * s, borders repeated."""
+    width = sigma * coarse.shape[-1]
+    planes = [cv2.GaussianBlur(plane, (0, 0), width, borderType=cv2.BORDER_REPLICATE) for plane in coarse]
+    return np.stack(planes).astype(np.float32, copy=False)
+
+
+def grow(coarse: NDArray[np.float32], size: int) -> NDArray[np.float32]:
+    """(C, s, s) -> (C, S, S) by cubic interpolation."""
+    planes = [cv2.resize(plane, (size, size), interpolation=cv2.INTER_CUBIC) for plane in coarse]
+    return np.stack(planes).astype(np.float32, copy=False)
 
 
 def disagreement_mask(degraded: NDArray[np.float32], restored: NDArray[np.float32]) -> NDArray[np.float32]:
@@ -102,10 +108,12 @@ def disagreement_mask(degraded: NDArray[np.float32], restored: NDArray[np.float3
     """
     if degraded.shape != restored.shape or degraded.ndim != 3 or len(degraded) != 3:
         raise ValueError(f"expected two (3, S, S) pictures, got {degraded.shape} and {restored.shape}")
-    coarse = low_pass(restored - degraded, _DISAGREEMENT_SIGMA)
-    coarse -= np.median(coarse[:, ::4, ::4], axis=(1, 2), keepdims=True)
+    coarse = blur(shrink(restored - degraded), _DISAGREEMENT_SIGMA)
+    coarse -= np.median(coarse, axis=(1, 2), keepdims=True)
     length = np.sqrt(np.mean(coarse * coarse, axis=0))
-    return smoothstep((_DISAGREEMENT_HIGH - length) / (_DISAGREEMENT_HIGH - _DISAGREEMENT_LOW))
+    mask = smoothstep((_DISAGREEMENT_HIGH - length) / (_DISAGREEMENT_HIGH - _DISAGREEMENT_LOW))
+    size = degraded.shape[-1]
+    return np.ones((size, size), np.float32) if (mask == 1.0).all() else grow(mask[None], size)[0].clip(0.0, 1.0)
 
 
 def border_mask(
@@ -129,12 +137,15 @@ def border_mask(
         (S, S) in [0, 1]; all 1 where no part of the mask is outside.
     """
     frame_from_crop = geometry.invert(crop_from_frame)
+    border = np.ones((size, size), np.float32)
+    corners = geometry.apply(frame_from_crop, [[i, j] for i in (0, size - 1) for j in (0, size - 1)])
+    if corners.min() >= 0.0 and (corners.max(0) <= (frame_width - 1, frame_height - 1)).all():
+        return border
     axis = np.arange(size, dtype=np.float64)
     x = frame_from_crop[0, 0] * axis + (frame_from_crop[0, 1] * axis + frame_from_crop[0, 2])[:, None]
     y = frame_from_crop[1, 0] * axis + (frame_from_crop[1, 1] * axis + frame_from_crop[1, 2])[:, None]
     widest = _BORDER_SHARE * size / geometry.mean_scale(crop_from_frame)  # in frame pixels
     total = float(mask.sum())
-    border = np.ones((size, size), np.float32)
     for distance in (x + 0.5, frame_width - 0.5 - x, y + 0.5, frame_height - 0.5 - y):
         lost = float(mask[distance < 0.0].sum())
         if lost > 0.0:
