@@ -111,7 +111,8 @@ def guard_colour(delta: NDArray[np.float32], mask: NDArray[np.float32], share: f
     blurred = blur(shrink(np.concatenate([delta * mask, mask[None]])), _GUARD_SIGMA)
     average = np.divide(blurred[:3], np.maximum(blurred[3:], np.float32(1e-3)), dtype=np.float32)
     shift = grow(average, delta.shape[-1])
-    return np.subtract(delta, np.float32(share) * shift, dtype=np.float32)
+    guarded: NDArray[np.float32] = delta - np.float32(share) * shift
+    return guarded
 
 
 def _stack(arrays: Sequence[NDArray[np.float32]]) -> NDArray[np.float32]:
