@@ -280,6 +280,16 @@ def test_memory_stays_bounded_while_copying(tmp_path: Path) -> None:
     assert max(peaks[400:]) - max(peaks[150:250]) < 8 << 20
 
 
+def test_tags_in_an_old_encoding_do_no_harm(tmp_path: Path) -> None:
+    source = tmp_path / "in.mkv"
+    everything(source, ["aac"], num_frames=3)
+    content = source.read_bytes()
+    assert content.count(b"A title") == 1
+    source.write_bytes(content.replace(b"A title", b"A t\xeftle"))
+    restore(source, tmp_path / "out.mkv")
+    assert b"A t\xeftle" in (tmp_path / "out.mkv").read_bytes()
+
+
 def test_the_copier_reads_what_the_reader_reads() -> None:
     assert DEMUXERS == READERS_DEMUXERS
 

@@ -1,12 +1,14 @@
 """Hard cuts between shots, found online, frame by frame.
 
-The measure of change is in [0, 1] and made of two that fail differently. *Structure*: one minus the correlation of
-block means, after the best small shift, so that brightness, contrast, grain, camera shake and pans count little.
-*Tones*: the distance of the luma histograms, which motion leaves alone. Their geometric mean is the change; a
-structure that agrees in nothing at all counts on its own, for cuts between pictures of equal tones.
+The measure of change is in [0, 1] and made of three numbers that fail differently. *Difference*: one minus the
+correlation of block means, so that brightness, contrast and grain count little. *Structure*: the same after the best
+small shift, which forgives shakes and pans. *Tones*: the distance of the luma histograms, which motion leaves alone.
+The change is sqrt(difference * sqrt(structure * tones)); a structure that agrees in nothing at all counts on its own,
+for cuts between pictures of equal tones.
 
-Measured on nine real clips (1599 frames with 9 cuts): hard cuts 0.42 to 1.0, fast motion up to 0.18, other frames
-below 0.04. Not found are dissolves, and cuts to a picture that is brighter everywhere are found one frame late.
+Measured on nine real clips (1599 frames with 9 cuts): hard cuts 0.59 to 1.0, fast motion up to 0.27, nine in ten
+other frames below 0.03; 440 pairs of frames of different scenes: 1 in 100 below 0.50. Not found are dissolves, and
+cuts to a picture that is brighter everywhere are found one frame late.
 """
 
 from __future__ import annotations
@@ -129,16 +131,12 @@ def _change(before: _Signature, after: _Signature) -> float:
     if low < _FLAT:
         # nothing to correlate with: the appearing or vanishing of contrast is the structure's change
         structure = (high - low) / max(high, _STRUCTURED)
-        return math.sqrt(structure * tones)
-    change = _joined(1.0 - _correlation(before.blocks, after.blocks), tones)
-    if change < _NOT_NEAR_A_CUT:
-        return change
-    return _joined(1.0 - _best_correlation(before.blocks, after.blocks), tones)
-
-
-def _joined(structure: float, tones: float) -> float:
-    structure = min(1.0, max(0.0, structure))
-    return max(math.sqrt(structure * tones), structure - _STRUCTURE_ALONE)
+        return math.sqrt(structure * math.sqrt(structure * tones))
+    difference = min(1.0, max(0.0, 1.0 - _correlation(before.blocks, after.blocks)))
+    if math.sqrt(difference * math.sqrt(difference * tones)) < _NOT_NEAR_A_CUT and difference < _STRUCTURE_ALONE:
+        return math.sqrt(difference * math.sqrt(difference * tones))
+    structure = min(1.0, max(0.0, 1.0 - _best_correlation(before.blocks, after.blocks)))
+    return max(math.sqrt(difference * math.sqrt(structure * tones)), structure - _STRUCTURE_ALONE)
 
 
 def _best_correlation(before: NDArray[np.float32], after: NDArray[np.float32]) -> float:

@@ -9,6 +9,7 @@ from __future__ import annotations
 import os
 import stat
 from pathlib import Path
+from typing import Any
 
 import av
 import av.error
@@ -30,6 +31,10 @@ MAX_SIDE = 16384
 """Pixels on a side: 16K; larger pictures are damage or an attack."""
 MAX_PIXELS = 1 << 28
 """Pixels of a picture: 16384 squared; FFmpeg's decoders are told the same."""
+# PyAV 19 does so by itself and has no such argument; tags of old files are in any encoding
+_TAGS_AS_THEY_ARE: dict[str, Any] = (
+    {} if int(av.__version__.split(".")[0]) >= 19 else {"metadata_errors": "surrogateescape"}
+)
 _MAX_STREAMS = 128
 """A disc holds tens of streams; every stream costs a decoder while probing."""
 
@@ -50,7 +55,7 @@ def open_container(path: str | os.PathLike[str]) -> InputContainer:
     """
     _check_file(path)
     try:
-        return av.open(
+        container: InputContainer = av.open(
             f"file:{Path(path).absolute()}",
             mode="r",
             options={"max_pixels": str(MAX_PIXELS)},
@@ -59,8 +64,9 @@ def open_container(path: str | os.PathLike[str]) -> InputContainer:
                 "protocol_whitelist": "file",
                 "max_streams": str(_MAX_STREAMS),
             },
-            metadata_errors="replace",
+            **_TAGS_AS_THEY_ARE,
         )
+        return container
     except (av.error.FFmpegError, ValueError, OSError) as error:
         raise DecodeError(f"{shown(path)}: {_reason(path, error)}", path=path) from error
 

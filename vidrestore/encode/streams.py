@@ -24,7 +24,7 @@ from av.stream import Disposition, Stream
 
 from vidrestore.encode.subtitles import Rewrap, rewrap_for
 
-__all__ = ["DEMUXERS", "StreamCopier"]
+__all__ = ["DEMUXERS", "TAGS_AS_THEY_ARE", "StreamCopier"]
 
 log = logging.getLogger(__name__)
 
@@ -34,6 +34,11 @@ DEMUXERS = (
     "wav,mp3,flac,aac,ac3,eac3,aiff,amr,w64,caf"
 )
 """Demuxers that a source may have: those of decode/source.py (a test holds them equal), no lists and no network."""
+
+TAGS_AS_THEY_ARE: dict[str, Any] = (
+    {} if int(av.__version__.split(".")[0]) >= 19 else {"metadata_errors": "surrogateescape"}
+)
+"""For ``av.open``: tags of old files are in any encoding. PyAV 19 does so by itself and has no such argument."""
 
 # Tags that describe the file they were read from; the muxer writes its own
 _OWN_TAGS = frozenset(
@@ -120,12 +125,13 @@ class StreamCopier:
             self._mux(packet)
 
     def _open(self) -> InputContainer:
-        return av.open(
+        container: InputContainer = av.open(
             f"file:{Path(self._path).absolute()}",
             mode="r",
             container_options={"format_whitelist": DEMUXERS, "protocol_whitelist": "file"},
-            metadata_errors="replace",
+            **TAGS_AS_THEY_ARE,
         )
+        return container
 
     def _copy_tags(self) -> None:
         self._output.metadata.update(_without_own(self._container.metadata))
@@ -238,7 +244,7 @@ class StreamCopier:
             log.warning("copying ended where the source is damaged: %s", error.strerror)
 
     def _is_cover(self, packet: Packet[Any]) -> bool:
-        return packet.stream.type == "video"
+        return bool(packet.stream.type == "video")
 
     def _drop(self, packet: Packet[Any]) -> None:
         log.warning("a packet of stream %d has no time, it is left out", packet.stream_index)

@@ -36,7 +36,7 @@ from vidrestore.encode.codecs import (
 )
 from vidrestore.encode.hdr import encoder_params, read_hdr
 from vidrestore.encode.picture import Painter, colour_tags
-from vidrestore.encode.streams import StreamCopier
+from vidrestore.encode.streams import TAGS_AS_THEY_ARE, StreamCopier
 from vidrestore.errors import EncodeError
 from vidrestore.types import Frame, StreamInfo
 
@@ -241,6 +241,7 @@ class VideoWriter:
             "w",
             format=EXTENSIONS[extension],
             container_options=muxer_options(extension, time_base, frame.pts),
+            **TAGS_AS_THEY_ARE,
         )
         self._stream = stream = self._add_video(self._container, frame, time_base)
         tags = colour_tags(frame.format, self.pix_fmt, self.options.codec)
