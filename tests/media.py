@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Mapping, Sequence
 from fractions import Fraction
 from pathlib import Path
@@ -66,6 +67,8 @@ def write_clip(
         audio: encoder names, one stream each.
     """
     pts = range(len(frames)) if pts is None else pts
+    if codec == "libsvtav1":
+        os.environ.setdefault("SVT_LOG", "0")  # it would write to the terminal
     with av.open(path, "w", format=format, container_options=dict(container_options or {})) as container:
         stream: Any = container.add_stream(codec, rate=rate, options=dict(options or {}))
         context = stream.codec_context
