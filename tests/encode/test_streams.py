@@ -133,8 +133,8 @@ def test_audio_packets_are_copied_bit_for_bit(tmp_path: Path, name: str) -> None
             moves = [b - a for (_, a), (_, b) in zip(before, after, strict=True) if a is not None and b is not None]
             assert max(moves) - min(moves) <= Fraction(2, 90000)
             continue
-        # Matroska has no times before zero. The encoder's run-in is kept apart where its length is known, which it is of
-        # an MP4 from FFmpeg 9 on; else it is moved to zero.
+        # Matroska has no times before zero. The encoder's run-in is kept apart where its length is known, which it is
+        # of an MP4 from FFmpeg 9 on; else it is moved to zero.
         if name.endswith(".mkv") and after[0][1] == 0:
             before = [(p, max(t, Fraction(0)) if t is not None else t) for p, t in before]
         assert close(before, after, Fraction(1, 1000))

@@ -392,6 +392,17 @@ def test_no_frame_makes_no_file(tmp_path: Path, clip: Path) -> None:
     assert os.listdir(tmp_path) == ["in"]
 
 
+@pytest.mark.parametrize(("codec", "name"), [("ffv1", "out.avi"), ("prores", "out.mxf")])
+def test_containers_of_constant_rate_refuse_another(tmp_path: Path, codec: Any, name: str) -> None:
+    (tmp_path / "in").mkdir()
+    source = media.write_clip(
+        tmp_path / "in" / "vfr.mkv", media.movie(5), pts=[0, 40, 95, 120, 300], time_base=Fraction(1, 1000)
+    )
+    with pytest.raises(EncodeError, match=r"constant rate only and frame \d is out of step; use \.mkv or \.mov"):
+        rewrite(source, tmp_path / name, EncodeOptions(codec=codec))
+    assert os.listdir(tmp_path) == ["in"]
+
+
 def test_a_write_after_the_end_is_a_mistake_of_the_caller(tmp_path: Path, clip: Path) -> None:
     info, frames = read(clip)
     with VideoWriter(tmp_path / "out.mp4", info, FAST) as writer:

@@ -104,6 +104,7 @@ class VideoWriter:
         """Set once the file is whole and in its place."""
         self._num_frames = 0
         self._has_packets = False
+        self._last_tick: int | None = None
         self._container: OutputContainer | None = None
         self._stream: VideoStream | None = None
         self._copier: StreamCopier | None = None
@@ -141,6 +142,7 @@ class VideoWriter:
             if self._container is None:
                 self._open(frame)
             assert self._stream is not None
+            self._check_rate(frame)
             self._mux(self._stream.encode(self._painter.paint(frame)))
         self._num_frames += 1
 
@@ -249,6 +251,8 @@ class VideoWriter:
         context.colorspace, context.color_range = tags.matrix, tags.range
         context.color_primaries, context.color_trc = tags.primaries, tags.transfer
         self._set_rotation(stream)
+        if extension in (".mkv", ".webm") and self.options.codec not in ("h264", "hevc"):
+            self._warn_of_aspect()
         self._painter = Painter(frame.format, self.pix_fmt, tags, self.info.sample_aspect_ratio)
         if self._source is not None and self.options.copy_streams:
             self._copier = StreamCopier(self._source, self._container, extension)
@@ -277,12 +281,35 @@ class VideoWriter:
             return 1 / self.info.average_rate
         return frame.time_base
 
+    def _check_rate(self, frame: Frame) -> None:
+        """Refuses times that a container which only counts frames cannot keep."""
+        extension = self.path.suffix.lower()
+        if extension not in _COUNTING:
+            return
+        assert self._stream is not None
+        tick = round(frame.pts * frame.time_base / Fraction(self._stream.codec_context.time_base))
+        last, self._last_tick = self._last_tick, tick
+        if last is not None and tick != last + 1:
+            raise EncodeError(
+                f"{_shown(self.path)}: {extension} holds a constant rate only and frame {frame.index} is out of step; "
+                f"use .mkv or .mov",
+                path=self.path,
+                frame_index=frame.index,
+                pts=frame.pts,
+            )
+
     def _set_rotation(self, stream: VideoStream) -> None:
         linear = np.sign(np.round(self.info.display_from_frame[:, :2], 6))
         if not np.array_equal(linear, np.eye(2)):
             # rows of FFmpeg's matrix are (a, b, u), (c, d, v), (x, y, w) with x' = a x + c y; 16.16, and 2.30 for w
             (a, c), (b, d) = (linear * (1 << 16)).astype(int)
             stream.set_display_matrix([a, b, 0, c, d, 0, 0, 0, 1 << 30])
+
+    def _warn_of_aspect(self) -> None:
+        """PyAV cannot set the display size of a Matroska track, and only H.264 and HEVC tell all players themselves."""
+        if self.info.sample_aspect_ratio != 1:
+            ratio = self.info.sample_aspect_ratio
+            log.warning("%s: not every player will see its pixels as %s wide", _shown(self.path), ratio)
 
     def _set_interlaced(self, context: Any, field_order: int) -> None:
         """Fields stay fields: x264 and ProRes code them as such, the others only say so."""
@@ -311,6 +338,9 @@ class VideoWriter:
         """Turns what FFmpeg and the system raise into an EncodeError that says where."""
         try:
             yield
+        except EncodeError:
+            self._release()
+            raise
         except (av.error.FFmpegError, OSError, ValueError) as error:
             self._release()
             number = getattr(error, "errno", None)
