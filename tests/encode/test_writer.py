@@ -335,6 +335,7 @@ def test_the_input_is_never_the_output(tmp_path: Path, clip: Path, kind: str) ->
     if kind == "symbolic":
         target.symlink_to(clip)
     assert "is the input itself" in refused(target, read(clip)[0], source=clip, overwrite=True)
+    assert "is the input itself" in refused(target, read(clip)[0], overwrite=True)
 
 
 @pytest.mark.skipif(os.geteuid() == 0, reason="root may write everywhere")

@@ -215,7 +215,7 @@ class VideoWriter:
                 f"{name}: {self.options.codec} cannot be written to {extension}, use {' or '.join(fitting[:3])}",
                 path=self.path,
             )
-        if self._source is not None and self.path.exists() and os.path.samefile(self._source, self.path):
+        if any(_is_same_file(path, self.path) for path in (self._source, self.info.path) if path is not None):
             raise EncodeError(f"{name}: is the input itself, choose another name for the output", path=self.path)
         if self.path.is_dir():
             raise EncodeError(f"{name}: is a folder, expected a file name", path=self.path)
@@ -368,6 +368,14 @@ def _with_even_dts(packets: list[Packet[Any]]) -> list[Packet[Any]]:
     for packet, time in zip(packets, shown, strict=True):
         packet.dts = time - delay
     return packets
+
+
+def _is_same_file(first: str | os.PathLike[str], second: str | os.PathLike[str]) -> bool:
+    """Whether two names lead to one file, through links too; False where one is not there."""
+    try:
+        return os.path.samefile(first, second)
+    except (OSError, ValueError):
+        return False
 
 
 def _shown(name: str | os.PathLike[str]) -> str:
