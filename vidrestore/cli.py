@@ -15,6 +15,7 @@ from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from enum import IntEnum
 from fractions import Fraction
+from importlib import resources
 from pathlib import Path
 from types import FrameType
 from typing import Annotated, Any, TypeVar
@@ -36,6 +37,7 @@ from vidrestore.errors import (
     EncodeError,
     VidrestoreError,
     WeightsError,
+    printable,
 )
 
 __all__ = ["ExitStatus", "main"]
@@ -69,9 +71,11 @@ app = typer.Typer(
     context_settings={"help_option_names": ["-h", "--help"]},
 )
 presets_app = typer.Typer(help="Named settings.", no_args_is_help=True)
+models_app = typer.Typer(help="Weights that do not come with the package.", no_args_is_help=True)
 train_app = typer.Typer(help="Train the networks that come with the package.", no_args_is_help=True)
 app.add_typer(presets_app, name="presets")
 app.add_typer(train_app, name="train")
+app.add_typer(models_app, name="models")
 
 _errors = Console(stderr=True, highlight=False)
 
@@ -88,7 +92,10 @@ def restore_command(
     preset: PresetOption = None,
     config_file: ConfigOption = None,
     strength: Annotated[float | None, typer.Option(help="How much of the change is applied, 0 to 1.")] = None,
-    network: Annotated[str | None, typer.Option(help="Which network restores: compact.")] = None,
+    network: Annotated[str | None, typer.Option(help="Which network restores: compact or codeformer.")] = None,
+    fidelity: Annotated[
+        float | None, typer.Option("--fidelity", "-w", help="codeformer: 0 cleanest, 1 closest to the input.")
+    ] = None,
     device: DeviceOption = None,
     codec: Annotated[str | None, typer.Option(help="h264, hevc, av1, ffv1, prores or dnxhr.")] = None,
     crf: Annotated[int | None, typer.Option(help="Quality of h264, hevc and av1; lower is better.")] = None,
@@ -105,6 +112,7 @@ def restore_command(
     for stage, key, value in [
         ("blend", "strength", strength),
         ("restore", "network", network),
+        ("restore", "w", fidelity),
         ("restore", "device", device),
         ("encode", "codec", codec),
         ("encode", "crf", crf),
@@ -114,9 +122,8 @@ def restore_command(
             overrides.setdefault(stage, {})[key] = value
     config = load_config(preset=preset, file=config_file, overrides=overrides)
 
-    from vidrestore.pipeline import check_target, restore  # heavy: after the flags are known to be right
+    from vidrestore.pipeline import restore  # heavy: after the flags are known to be right
 
-    check_target(source, output, overwrite=overwrite)
     with _progress_bar(source, show=not quiet and not as_json) as tell:
         result = restore(source, output, config, overwrite=overwrite, progress=tell)
     if as_json:
@@ -152,7 +159,7 @@ def probe_command(
     out = Console(highlight=False)
     table = Table(show_header=False, box=None, padding=(0, 2, 0, 0))
     for name, value in report.rows():
-        table.add_row(name, Text(_shown(value)))
+        table.add_row(name, Text(printable(value)))
     out.print(table)
     return ExitStatus.WHOLE
 
@@ -173,7 +180,7 @@ def doctor_command(as_json: JsonFlag = False) -> ExitStatus:
     for check in checks:
         mark = Text("ok", "green") if check.is_good else Text("-" if check.is_optional else "MISSING", "yellow")
         advice = f"\n{check.advice}" if check.advice and not check.is_good else ""
-        table.add_row(mark, check.name, Text(_shown(check.found)) + advice)
+        table.add_row(mark, check.name, Text(printable(check.found)) + advice)
     out.print(table)
     return status
 
@@ -211,6 +218,88 @@ def presets_show_command(
             text = "# " + key + ": the codec's own" if value is None else f"{key} = {json.dumps(value)}"
             lines.append(text + mark)
     typer.echo("\n".join(lines))
+    return ExitStatus.WHOLE
+
+
+@models_app.command("list")
+def models_list_command(as_json: JsonFlag = False) -> ExitStatus:
+    """Name the weight files that can be used, and which are here."""
+    from vidrestore.restore.weights import MODELS, WeightStore
+
+    store = WeightStore()
+    here = {name: store.receipt(name) is not None for name in MODELS}
+    if as_json:
+        _print_json([dataclasses.asdict(entry) | {"is_here": here[name]} for name, entry in MODELS.items()])
+        return ExitStatus.WHOLE
+    table = Table(show_header=False, box=None, padding=(0, 2, 0, 0))
+    table.add_row("compact", "here", "ours, comes with the package, Apache-2.0")
+    for name, entry in MODELS.items():
+        terms = "" if entry.allows_commercial_use else " (non-commercial)"
+        table.add_row(name, "here" if here[name] else "-", entry.purpose + terms)
+    Console(highlight=False).print(table)
+    return ExitStatus.WHOLE
+
+
+@models_app.command("card")
+def models_card_command(
+    name: Annotated[str, typer.Argument(help="A model's name.")], as_json: JsonFlag = False
+) -> ExitStatus:
+    """Tell a model's origin, licence and checksum."""
+    from vidrestore.restore.weights import WeightStore, find_model
+
+    if name == "compact":
+        typer.echo((resources.files("vidrestore.restore.data") / "compact.md").read_text("utf-8"))
+        return ExitStatus.WHOLE
+    entry, store = find_model(name), WeightStore()
+    receipt = store.receipt(name)
+    if as_json:
+        _print_json(dataclasses.asdict(entry) | {"receipt": receipt})
+        return ExitStatus.WHOLE
+    rows = {
+        "model": entry.name,
+        "purpose": entry.purpose,
+        "file": entry.file,
+        "address": entry.address,
+        "licence": entry.licence,
+        "commercial use": "allowed" if entry.allows_commercial_use else "not allowed",
+        "SHA-256": entry.sha256 or "not known",
+        "here": f"{store.path(name)}, from {receipt.source_file}" if receipt else "no",
+    }
+    for key, value in rows.items():
+        typer.echo(printable(f"{key}: {value}"))
+    return ExitStatus.WHOLE
+
+
+@models_app.command("convert")
+def models_convert_command(
+    name: Annotated[str, typer.Argument(help="Which model the file is, such as codeformer.")],
+    source: Annotated[Path, typer.Argument(metavar="FILE", help="The published .pth file.")],
+    accept: Annotated[bool, typer.Option("--accept-licence", help="You have read the licence and accept it.")] = False,
+) -> ExitStatus:
+    """Read a published weight file, once and safely, into a form that runs can load."""
+    from vidrestore.restore.convert import convert_weights
+    from vidrestore.restore.weights import WeightStore, find_model
+
+    entry, store = find_model(name), WeightStore()
+    if not entry.allows_commercial_use:
+        _tell(f"{entry.file} is under the {entry.licence}")
+    receipt = convert_weights(source, entry, store, accepts_licence=accept)
+    if entry.sha256 is not None and receipt.source_sha256 != entry.sha256:
+        _tell(f"its SHA-256 is {receipt.source_sha256}, others saw {entry.sha256}", head="note: ", style="yellow")
+    _tell(f"{store.path(name)}: ready; use it with --network {entry.network}")
+    return ExitStatus.WHOLE
+
+
+@models_app.command("verify")
+def models_verify_command() -> ExitStatus:
+    """Compare the converted files with what was recorded when they were made."""
+    from vidrestore.restore.weights import MODELS, WeightStore
+
+    store = WeightStore()
+    for name in MODELS:
+        if store.receipt(name) is not None:
+            store.verify(name)
+            _tell(f"{name}: unchanged")
     return ExitStatus.WHOLE
 
 
@@ -346,7 +435,7 @@ def _report(error: BaseException | str, status: ExitStatus, *, as_json: bool) ->
         message = f"out of memory {message}"
     if as_json:
         kind = error if isinstance(error, str) else type(error).__name__
-        _print_json({"error": _shown(message), "kind": kind, "exit_status": int(status)})
+        _print_json({"error": printable(message), "kind": kind, "exit_status": int(status)})
     _tell(message, head="vidrestore: ", style="red")
 
 
@@ -361,7 +450,7 @@ def _warn_of_losses(result: Any) -> None:
 
 def _tell(message: str, *, head: str = "", style: str = "") -> None:
     """One line on standard error, never folded."""
-    _errors.print(Text(head, style) + Text(_shown(message)), soft_wrap=True)
+    _errors.print(Text(head, style) + Text(printable(message)), soft_wrap=True)
 
 
 def _overrides(settings: list[str]) -> dict[str, dict[str, Any]]:
@@ -394,7 +483,7 @@ def _progress_bar(source: Path, *, show: bool) -> Iterator[Callable[[Any], None]
         console=_errors,
         transient=True,
     )
-    task = bar.add_task(Text(_shown(source.name)).plain, total=None, fps=0.0, faces=0)
+    task = bar.add_task(Text(printable(source.name)).plain, total=None, fps=0.0, faces=0)
 
     def tell(progress: Any) -> None:
         total = progress.expected_frames
@@ -408,11 +497,6 @@ def _progress_bar(source: Path, *, show: bool) -> Iterator[Callable[[Any], None]
 
     with bar:
         yield tell
-
-
-def _shown(text: object) -> str:
-    """Text without control characters: a file's name or tag must not drive the terminal."""
-    return "".join(c if c.isprintable() else ascii(c)[1:-1] for c in str(text))
 
 
 def _print_json(value: Any) -> None:

@@ -86,8 +86,11 @@ class TrackOptions:
 class RestoreOptions:
     """The network."""
 
-    network: Literal["compact"] = "compact"
-    """Which restorer: ``compact`` is ours and comes with the package."""
+    network: Literal["compact", "codeformer"] = "compact"
+    """Which restorer: ``compact`` is ours and comes with the package; ``codeformer`` wants its authors' weights, which
+    ``models convert`` reads."""
+    w: Unit = 0.5
+    """Fidelity weight of ``codeformer``: 0 trusts its codebook (cleanest), 1 stays closest to the input."""
     device: str = "auto"
     """auto, cpu, cuda, cuda:N or mps; auto takes the first of cuda, mps, cpu that is there."""
     precision: Literal["auto", "float32", "bfloat16", "float16"] = "auto"

@@ -25,6 +25,7 @@ __all__ = [
     "MediaError",
     "VidrestoreError",
     "WeightsError",
+    "printable",
 ]
 
 
@@ -77,3 +78,14 @@ class DeviceError(VidrestoreError):
 
 class KernelError(VidrestoreError, ValueError):
     """A kernel was handed arrays of a wrong shape, type or layout."""
+
+
+def printable(text: object) -> str:
+    """Text, or a file's name, that is safe to print: control and undecodable characters are escaped.
+
+    A name or a tag out of a file must not drive a terminal or break a log's lines.
+    """
+    plain = os.fsdecode(text) if isinstance(text, (bytes, os.PathLike)) else str(text)
+    if plain.isprintable():
+        return plain
+    return "".join(c if c.isprintable() else c.encode("unicode_escape", "surrogatepass").decode("ascii") for c in plain)

@@ -10,7 +10,6 @@ import os
 import time
 from collections.abc import Callable, Generator, Iterable, Iterator
 from dataclasses import asdict, dataclass
-from pathlib import Path
 from types import TracebackType
 from typing import Any
 
@@ -22,8 +21,8 @@ from vidrestore.decode.reader import Loss, VideoReader
 from vidrestore.detect.detector import Detector, FaceFinder
 from vidrestore.detect.yunet import YuNet
 from vidrestore.device import describe_device
-from vidrestore.encode.writer import VideoWriter
-from vidrestore.errors import ConfigError, DecodeError
+from vidrestore.encode.writer import VideoWriter, check_target
+from vidrestore.errors import DecodeError
 from vidrestore.restore.restorer import FaceRestorer, Restorer, load_restorer
 from vidrestore.track.tracker import Tracker
 from vidrestore.types import Frame, StageTime, StreamInfo, Track, TrackedFrame
@@ -33,7 +32,6 @@ __all__ = [
     "RestoreResult",
     "RestoredFrame",
     "RestoredVideo",
-    "check_target",
     "restore",
     "restore_frames",
 ]
@@ -254,14 +252,13 @@ def restore(
         restorer: a network to use in place of the configured one.
 
     Raises:
-        ConfigError: the output exists, or is the input.
         DecodeError: the input is missing or is no video that can be read.
-        EncodeError: the output cannot be written.
+        EncodeError: the output exists, is the input, or cannot be written.
         DeviceError: the configured device is not there or out of memory.
         WeightsError: a weight file is missing or damaged.
     """
     config = config or RestoreConfig()
-    check_target(source, output, overwrite=overwrite)
+    check_target(output, config.encode, source=source, overwrite=overwrite)
     people: set[int] = set()
     num_frames, shot = 0, 0
     encode_s = 0.0
@@ -303,23 +300,6 @@ def restore(
             device=video.device,
             config=config,
         )
-
-
-def check_target(source: str | os.PathLike[str], output: str | os.PathLike[str], *, overwrite: bool) -> None:
-    """Refuses an output that is the input, or that exists and may not be replaced.
-
-    Raises:
-        ConfigError: with what to do.
-    """
-    target = Path(output)
-    if not os.path.lexists(target):
-        return
-    if Path(source).exists() and target.exists() and os.path.samefile(source, target):
-        raise ConfigError(f"{target}: the output is the input itself; give it another name")
-    if target.is_dir():
-        raise ConfigError(f"{target}: is a folder; name a file in it, such as {target / Path(source).name}")
-    if not overwrite:
-        raise ConfigError(f"{target}: exists already; use --overwrite to replace it, or another name")
 
 
 def _closing(frames: Iterator[Frame]) -> Generator[Frame, None, None]:

@@ -23,8 +23,8 @@ from vidrestore.decode.clock import PresentationClock
 from vidrestore.decode.display import display_geometry
 from vidrestore.decode.formats import Layout, native_layout, pixel_format, planes_of, repack
 from vidrestore.decode.shots import ShotDetector
-from vidrestore.decode.source import MAX_PIXELS, check_size, open_container, shown, video_stream
-from vidrestore.errors import DecodeError
+from vidrestore.decode.source import MAX_PIXELS, check_size, open_container, video_stream
+from vidrestore.errors import DecodeError, printable
 from vidrestore.types import Frame, StreamInfo
 
 __all__ = ["Loss", "VideoReader"]
@@ -284,7 +284,7 @@ class VideoReader:
         if self._counts[kind] > _MAX_LISTED:
             return
         time_s = None if pts is None else float(pts * self._time_base)
-        log.warning("%s: %s", shown(self._path), message)
+        log.warning("%s: %s", printable(self._path), message)
         self._losses.append(Loss(kind, message, pts, time_s))
 
     def _open_decoder(self) -> None:
@@ -296,7 +296,7 @@ class VideoReader:
     def _first_frame(self) -> av.VideoFrame:
         first = next(self._raw, None)
         if first is None:
-            raise DecodeError(f"{shown(self._path)}: no frame of its video can be decoded", path=self._path)
+            raise DecodeError(f"{printable(self._path)}: no frame of its video can be decoded", path=self._path)
         check_size(first.width, first.height, self._path)
         # what comes before it are leading pictures of an open group, whose references are not in the file: no loss
         start = first.pts
@@ -311,7 +311,7 @@ class VideoReader:
         try:
             layout = pixel_format(first, stream.codec_context)
         except ValueError as error:
-            raise DecodeError(f"{shown(self._path)}: {error}", path=self._path) from error
+            raise DecodeError(f"{printable(self._path)}: {error}", path=self._path) from error
         geometry = display_geometry(first, stream)
         return StreamInfo(
             path=os.fspath(self._path),

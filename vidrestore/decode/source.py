@@ -17,9 +17,9 @@ from av.container import InputContainer
 from av.stream import Disposition
 from av.video.stream import VideoStream
 
-from vidrestore.errors import DecodeError
+from vidrestore.errors import DecodeError, printable
 
-__all__ = ["CONTAINERS", "MAX_PIXELS", "MAX_SIDE", "open_container", "shown", "video_stream"]
+__all__ = ["CONTAINERS", "MAX_PIXELS", "MAX_SIDE", "open_container", "video_stream"]
 
 # Demuxers that read one local file. Not in it: concat, hls, dash, sdp, image sequences, devices, and every text format.
 CONTAINERS = (
@@ -37,14 +37,6 @@ _TAGS_AS_THEY_ARE: dict[str, Any] = (
 )
 _MAX_STREAMS = 128
 """A disc holds tens of streams; every stream costs a decoder while probing."""
-
-
-def shown(name: str | os.PathLike[str]) -> str:
-    """A file name that is safe to print: control and undecodable characters are escaped."""
-    text = os.fspath(name)
-    if text.isprintable():
-        return text
-    return "".join(c if c.isprintable() else c.encode("unicode_escape", "surrogatepass").decode("ascii") for c in text)
 
 
 def open_container(path: str | os.PathLike[str]) -> InputContainer:
@@ -68,11 +60,11 @@ def open_container(path: str | os.PathLike[str]) -> InputContainer:
         )
         return container
     except (av.error.FFmpegError, ValueError, OSError) as error:
-        raise DecodeError(f"{shown(path)}: {_reason(path, error)}", path=path) from error
+        raise DecodeError(f"{printable(path)}: {_reason(path, error)}", path=path) from error
 
 
 def _check_file(path: str | os.PathLike[str]) -> None:
-    name = shown(path)
+    name = printable(path)
     try:
         status = os.stat(path)
         if stat.S_ISDIR(status.st_mode):
@@ -108,7 +100,7 @@ def video_stream(container: InputContainer, path: str | os.PathLike[str]) -> Vid
     Raises:
         DecodeError: there is none, its decoder is missing, or its size is absurd.
     """
-    name = shown(path)
+    name = printable(path)
     pictures = Disposition.attached_pic | Disposition.timed_thumbnails
     streams = [s for s in container.streams.video if not s.disposition & pictures]
     if not streams:
@@ -129,4 +121,6 @@ def check_size(width: int, height: int, path: str | os.PathLike[str]) -> None:
         DecodeError: a side above ``MAX_SIDE`` or an area above ``MAX_PIXELS``.
     """
     if width > MAX_SIDE or height > MAX_SIDE or width * height > MAX_PIXELS:
-        raise DecodeError(f"{shown(path)}: pictures of {width}x{height} pixels, at most {MAX_SIDE} a side", path=path)
+        raise DecodeError(
+            f"{printable(path)}: pictures of {width}x{height} pixels, at most {MAX_SIDE} a side", path=path
+        )

@@ -37,10 +37,10 @@ from vidrestore.encode.codecs import (
 from vidrestore.encode.hdr import encoder_params, read_hdr
 from vidrestore.encode.picture import Painter, colour_tags
 from vidrestore.encode.streams import TAGS_AS_THEY_ARE, StreamCopier
-from vidrestore.errors import EncodeError
+from vidrestore.errors import EncodeError, printable
 from vidrestore.types import Frame, StreamInfo
 
-__all__ = ["VideoWriter", "WrittenVideo"]
+__all__ = ["VideoWriter", "WrittenVideo", "check_target"]
 
 log = logging.getLogger(__name__)
 
@@ -95,7 +95,6 @@ class VideoWriter:
         self.info = info
         self.options = options or EncodeOptions()
         self._source = source
-        self._overwrite = overwrite
         self.pix_fmt = choose_pix_fmt(
             self.options.codec, info.format, self.options.depth, size=(info.frame_height, info.frame_width)
         )
@@ -109,7 +108,8 @@ class VideoWriter:
         self._stream: VideoStream | None = None
         self._copier: StreamCopier | None = None
         self._is_closed = False
-        self._check_target()
+        origin = source if source is not None else info.path
+        check_target(self.path, self.options, source=origin, overwrite=overwrite)
         self._check_size()
         self._part = self._make_part()
 
@@ -156,7 +156,7 @@ class VideoWriter:
             return self.result
         try:
             if self._container is None or self._stream is None:
-                raise EncodeError(f"{_shown(self.path)}: not one frame came to be written", path=self.path)
+                raise EncodeError(f"{printable(self.path)}: not one frame came to be written", path=self.path)
             with self._failing("finishing", None):
                 packets = self._stream.encode(None)
                 self._mux(packets if self._has_packets else _with_even_dts(packets))
@@ -199,38 +199,18 @@ class VideoWriter:
         least = MIN_SIDES.get(self.options.codec, (1, 1))
         if width < least[0] or height < least[1]:
             raise EncodeError(
-                f"{_shown(self.path)}: {self.options.codec} needs pictures of {least[0]}x{least[1]} or more, "
+                f"{printable(self.path)}: {self.options.codec} needs pictures of {least[0]}x{least[1]} or more, "
                 f"these have {width}x{height}; use h264 or ffv1",
                 path=self.path,
             )
-
-    def _check_target(self) -> None:
-        name, folder, extension = _shown(self.path), self.path.parent, self.path.suffix.lower()
-        if extension not in EXTENSIONS:
-            known = ", ".join(EXTENSIONS)
-            raise EncodeError(f"{name}: unknown kind of file {extension!r}, use one of {known}", path=self.path)
-        fitting = CONTAINERS[self.options.codec]
-        if extension not in fitting:
-            raise EncodeError(
-                f"{name}: {self.options.codec} cannot be written to {extension}, use {' or '.join(fitting[:3])}",
-                path=self.path,
-            )
-        if any(_is_same_file(path, self.path) for path in (self._source, self.info.path) if path is not None):
-            raise EncodeError(f"{name}: is the input itself, choose another name for the output", path=self.path)
-        if self.path.is_dir():
-            raise EncodeError(f"{name}: is a folder, expected a file name", path=self.path)
-        if os.path.lexists(self.path) and not self._overwrite:
-            raise EncodeError(f"{name}: exists already, choose another name or allow overwriting", path=self.path)
-        if not folder.is_dir():
-            raise EncodeError(f"{name}: there is no folder {_shown(folder)}, create it first", path=self.path)
 
     def _make_part(self) -> Path:
         part = self.path.with_name(f".{self.path.stem}.part-{os.getpid()}-{secrets.token_hex(4)}{self.path.suffix}")
         try:
             os.close(os.open(part, os.O_CREAT | os.O_EXCL | os.O_WRONLY, 0o666))
         except OSError as error:
-            folder = _shown(self.path.parent)
-            message = f"{_shown(self.path)}: cannot create a file in {folder} ({error.strerror})"
+            folder = printable(self.path.parent)
+            message = f"{printable(self.path)}: cannot create a file in {folder} ({error.strerror})"
             raise EncodeError(message, path=self.path) from error
         return part
 
@@ -291,8 +271,8 @@ class VideoWriter:
         last, self._last_tick = self._last_tick, tick
         if last is not None and tick != last + 1:
             raise EncodeError(
-                f"{_shown(self.path)}: {extension} holds a constant rate only and frame {frame.index} is out of step; "
-                f"use .mkv or .mov",
+                f"{printable(self.path)}: {extension} holds a constant rate only and frame {frame.index} is out "
+                f"of step; use .mkv or .mov",
                 path=self.path,
                 frame_index=frame.index,
                 pts=frame.pts,
@@ -309,7 +289,7 @@ class VideoWriter:
         """PyAV cannot set the display size of a Matroska track, and only H.264 and HEVC tell all players themselves."""
         if self.info.sample_aspect_ratio != 1:
             ratio = self.info.sample_aspect_ratio
-            log.warning("%s: not every player will see its pixels as %s wide", _shown(self.path), ratio)
+            log.warning("%s: not every player will see its pixels as %s wide", printable(self.path), ratio)
 
     def _set_interlaced(self, context: Any, field_order: int) -> None:
         """Fields stay fields: x264 and ProRes code them as such, the others only say so."""
@@ -350,7 +330,7 @@ class VideoWriter:
                 cause = OSError(number, os.strerror(number), os.fspath(self.path))
                 reason = f"the disk is full ({os.strerror(number)})"
             index, pts = (None, None) if frame is None else (frame.index, frame.pts)
-            message = f"{_shown(self.path)}: {doing} failed: {reason}"
+            message = f"{printable(self.path)}: {doing} failed: {reason}"
             raise EncodeError(message, path=self.path, frame_index=index, pts=pts) from cause
 
 
@@ -370,17 +350,47 @@ def _with_even_dts(packets: list[Packet[Any]]) -> list[Packet[Any]]:
     return packets
 
 
+def check_target(
+    path: str | os.PathLike[str],
+    options: EncodeOptions,
+    *,
+    source: str | os.PathLike[str] | None = None,
+    overwrite: bool = False,
+) -> None:
+    """Whether a file of that name can be made, as far as its name and place tell; before any work is done.
+
+    Args:
+        path: the file to be made.
+        options: the codec has to go with the container.
+        source: the input, which must not be the output.
+        overwrite: a file that is there may be replaced.
+
+    Raises:
+        EncodeError: it exists, is the source or a folder, its folder is missing, or codec and container do not fit.
+    """
+    target = Path(path)
+    name, folder, extension = printable(target), target.parent, target.suffix.lower()
+    if extension not in EXTENSIONS:
+        known = ", ".join(EXTENSIONS)
+        raise EncodeError(f"{name}: unknown kind of file {extension!r}, use one of {known}", path=path)
+    fitting = CONTAINERS[options.codec]
+    if extension not in fitting:
+        raise EncodeError(
+            f"{name}: {options.codec} cannot be written to {extension}, use {' or '.join(fitting[:3])}", path=path
+        )
+    if source is not None and _is_same_file(source, target):
+        raise EncodeError(f"{name}: is the input itself, choose another name for the output", path=path)
+    if target.is_dir():
+        raise EncodeError(f"{name}: is a folder, expected a file name", path=path)
+    if os.path.lexists(target) and not overwrite:
+        raise EncodeError(f"{name}: exists already, choose another name or allow overwriting (--overwrite)", path=path)
+    if not folder.is_dir():
+        raise EncodeError(f"{name}: there is no folder {printable(folder)}, create it first", path=path)
+
+
 def _is_same_file(first: str | os.PathLike[str], second: str | os.PathLike[str]) -> bool:
     """Whether two names lead to one file, through links too; False where one is not there."""
     try:
         return os.path.samefile(first, second)
     except (OSError, ValueError):
         return False
-
-
-def _shown(name: str | os.PathLike[str]) -> str:
-    """A file name that is safe to print: control and undecodable characters are escaped."""
-    text = os.fspath(name)
-    if text.isprintable():
-        return text
-    return "".join(c if c.isprintable() else c.encode("unicode_escape", "surrogatepass").decode("ascii") for c in text)

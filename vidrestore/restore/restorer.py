@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import logging
 from collections.abc import Sequence
+from pathlib import Path
 from typing import Protocol
 
 import numpy as np
@@ -17,7 +18,10 @@ from vidrestore.errors import DeviceError, VidrestoreError
 from vidrestore.geometry import compose
 from vidrestore.kernels.sample import sample_crops
 from vidrestore.restore.align import crop_from_display
+from vidrestore.restore.codeformer import RESTORATION, CodeFormer
 from vidrestore.restore.compact import COMPACT_SIZE, load_compact
+from vidrestore.restore.vqgan import load_published
+from vidrestore.restore.weights import WeightStore
 from vidrestore.types import Crop, Restoration, StreamInfo, TrackedFrame
 
 __all__ = ["FaceRestorer", "Restorer", "load_restorer"]
@@ -67,15 +71,47 @@ class CompactRestorer:
         return restored.float()
 
 
-def load_restorer(options: RestoreOptions) -> Restorer:
+class CodeFormerRestorer:
+    """The published CodeFormer as a :class:`Restorer`.
+
+    Args:
+        network: with its weights.
+        device: where it goes.
+        precision: of generator and fusion; the encoder, which decides the codes, stays in float32.
+        w: fidelity weight in [0, 1]: 0 trusts the codebook, 1 stays closest to the input.
+    """
+
+    def __init__(self, network: CodeFormer, device: torch.device, precision: torch.dtype, w: float) -> None:
+        self.size = 512
+        self.device = device
+        self.w = w
+        self._network = network.to_precision(precision).to(device).eval().requires_grad_(False)
+
+    def restore(self, images: Tensor) -> Tensor:
+        """See :class:`Restorer`; the result is clamped to [-1, 1], as published."""
+        restored: Tensor = self._network(images, self.w, adain=RESTORATION.matches_statistics)
+        return restored.float().clamp(-1.0, 1.0)
+
+
+def load_restorer(options: RestoreOptions, weights_folder: Path | None = None) -> Restorer:
     """The network that the options name, on its device.
+
+    Args:
+        options: network, device, precision, w.
+        weights_folder: where converted weights are kept; None is the user's data folder.
 
     Raises:
         DeviceError: the device is not there.
         WeightsError: the weight file is missing or damaged.
     """
     device = choose_device(options.device)
-    return CompactRestorer(device, choose_precision(options.precision, device))
+    precision = choose_precision(options.precision, device)
+    if options.network == "codeformer":
+        with torch.device("meta"):
+            network = CodeFormer(RESTORATION.dims)
+        load_published(network, WeightStore(weights_folder).load("codeformer"), source="codeformer.safetensors")
+        return CodeFormerRestorer(network, device, precision, options.w)
+    return CompactRestorer(device, precision)
 
 
 class FaceRestorer:
