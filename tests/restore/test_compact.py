@@ -1,0 +1,234 @@
+"""The network ``compact``: shapes, identity at the start, exact colours, its file, and what the shipped file does."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from safetensors.torch import load_file, save_file
+
+from vidrestore.errors import WeightsError
+from vidrestore.evaluate.image import psnr, ssim
+from vidrestore.evaluate.perceptual import ShiftTolerantLpips
+from vidrestore.restore.compact import CompactDims, CompactNet, load_compact, save_compact, shipped_weights
+
+SMALL = CompactDims((8, 12, 16), (1, 0, 1), (1, 1))
+PAIRS = Path(__file__).parent.parent / "golden" / "compact_pairs.npz"
+
+
+def small(seed: int = 0, head: float = 0.05) -> CompactNet:
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(seed)
+        network = CompactNet(SMALL)
+        torch.nn.init.normal_(network.head.weight, std=head)
+    return network.eval()
+
+
+def faces(count: int, size: int = 64, seed: int = 0) -> torch.Tensor:
+    """Smooth pictures of (count, 3, size, size), as unlike noise as faces are."""
+    coarse = torch.rand(count, 3, size // 8, size // 8, generator=torch.Generator().manual_seed(seed)) * 2 - 1
+    return torch.nn.functional.interpolate(coarse, size=(size, size), mode="bicubic").clamp(-1, 1)
+
+
+def test_a_new_network_returns_its_input() -> None:
+    image = faces(2)
+    with torch.no_grad():
+        assert torch.equal(CompactNet(SMALL)(image), image)
+
+
+@given(batch=st.integers(1, 3), rows=st.integers(1, 4), columns=st.integers(1, 4))
+@settings(max_examples=10, deadline=None)
+def test_any_multiple_of_the_stride_keeps_its_shape(batch: int, rows: int, columns: int) -> None:
+    image = torch.zeros(batch, 3, rows * SMALL.multiple, columns * SMALL.multiple)
+    with torch.no_grad():
+        assert small()(image).shape == image.shape
+
+
+def test_faces_of_a_batch_do_not_touch_each_other() -> None:
+    network, images = small(), faces(3)
+    with torch.no_grad():
+        alone = torch.cat([network(image[None]) for image in images])
+        assert torch.allclose(network(images), alone, atol=1e-5)
+
+
+@given(seed=st.integers(0, 2**16))
+@settings(max_examples=10, deadline=None)
+def test_the_mean_of_each_channel_is_kept(seed: int) -> None:
+    image = faces(2, seed=seed)
+    with torch.no_grad():
+        restored = small(seed, head=0.5)(image)
+    assert float((restored - image).abs().max()) > 0.1
+    assert torch.allclose(restored.mean((2, 3)), image.mean((2, 3)), atol=1e-5)
+
+
+def test_memory_layout_does_not_change_the_result() -> None:
+    network, image = small(), faces(2)
+    with torch.no_grad():
+        plain = network(image)
+        last = network.to(memory_format=torch.channels_last)(image.to(memory_format=torch.channels_last))
+    assert torch.allclose(plain, last, atol=1e-5)
+
+
+def test_the_default_layout_fits_its_file() -> None:
+    count = sum(p.numel() for p in CompactNet().parameters())
+    assert 2_000_000 < count <= 4_900_000  # float16 within 10 MB
+
+
+def test_levels_that_do_not_agree_are_refused() -> None:
+    with pytest.raises(ValueError, match="do not fit widths"):
+        CompactDims((8, 8), (1, 1, 1), (1,))
+
+
+def test_a_saved_network_loads_to_the_same_function(tmp_path: Path) -> None:
+    network, image = small(), faces(1)
+    save_compact(network, tmp_path / "w.safetensors", notes={"step": "3"})
+    loaded = load_compact(tmp_path / "w.safetensors")
+    assert loaded.dims == SMALL
+    assert not loaded.training
+    with torch.no_grad():
+        assert torch.allclose(loaded(image), network(image), atol=2e-3)  # parameters were rounded to float16
+    assert not list(tmp_path.glob("*.part"))
+
+
+def rewrite(path: Path, **changes: object) -> Path:
+    """A file of a small network, with some tensors replaced (None removes) or the metadata ``meta`` changed."""
+    save_compact(small(), path)
+    state = load_file(path)
+    metadata = {"network": "compact", "format": "1", "dims": json.dumps({"widths": SMALL.widths})}
+    metadata["dims"] = json.dumps(
+        {"widths": SMALL.widths, "encoder_blocks": SMALL.encoder_blocks, "decoder_blocks": SMALL.decoder_blocks}
+    )
+    for name, value in changes.items():
+        key = name.replace("__", ".")
+        if key == "meta":
+            assert isinstance(value, dict)
+            metadata |= value
+        elif value is None:
+            del state[key]
+        else:
+            assert isinstance(value, torch.Tensor)
+            state[key] = value
+    save_file(state, path, metadata=metadata)
+    return path
+
+
+@pytest.mark.parametrize(
+    ("changes", "message"),
+    [
+        ({"head__bias": torch.full((116,), float("nan"))}, "head.bias holds values that are not finite"),
+        ({"head__bias": torch.zeros(47)}, r"head.bias must be \(116,\)"),
+        ({"head__bias": torch.zeros(116, dtype=torch.int32)}, "of floats"),
+        ({"stem__bias": None}, r"missing \['stem.bias'\]"),
+        ({"other": torch.zeros(1)}, r"unknown \['other'\]"),
+        ({"meta": {"network": "vqgan"}}, "network 'vqgan'"),
+        ({"meta": {"format": "9"}}, "format '9'"),
+        ({"meta": {"dims": "{"}}, "dims in its metadata cannot be read"),
+        ({"meta": {"dims": '{"depth": 3}'}}, "dims in its metadata cannot be read"),
+        ({"meta": {"dims": '{"widths": [1000000, 8, 8, 8]}'}}, "beyond reason"),
+    ],
+)
+def test_a_wrong_file_is_an_error(tmp_path: Path, changes: dict[str, object], message: str) -> None:
+    path = rewrite(tmp_path / "w.safetensors", **changes)
+    with pytest.raises(WeightsError, match=message):
+        load_compact(path)
+
+
+def test_a_missing_file_is_an_error(tmp_path: Path) -> None:
+    with pytest.raises(WeightsError, match="no such weight file"):
+        load_compact(tmp_path / "w.safetensors")
+
+
+@given(cut=st.integers(0, 4000))
+@settings(max_examples=15, deadline=None)
+def test_a_cut_file_is_an_error(tmp_path_factory: pytest.TempPathFactory, cut: int) -> None:
+    path = tmp_path_factory.mktemp("cut") / "w.safetensors"
+    save_compact(small(), path)
+    path.write_bytes(path.read_bytes()[:cut])
+    with pytest.raises(WeightsError, match="not a readable safetensors file"):
+        load_compact(path)
+
+
+def test_a_network_that_is_not_finite_is_not_saved(tmp_path: Path) -> None:
+    network = small()
+    with torch.no_grad():
+        network.stem.bias[0] = 1e6  # beyond float16
+    with pytest.raises(WeightsError, match=r"stem\.bias"):
+        save_compact(network, tmp_path / "w.safetensors")
+    assert not list(tmp_path.iterdir())
+
+
+# What follows is about the shipped weights.
+
+
+@pytest.fixture(scope="module")
+def shipped() -> CompactNet:
+    return load_compact()
+
+
+@pytest.fixture(scope="module")
+def pairs() -> dict[str, np.ndarray]:
+    """Held-out generated faces: clean (N, 256, 256, 3) uint8, and the same degraded per level."""
+    with np.load(PAIRS) as file:
+        return {
+            name: np.stack([_decode(file[f"{name}_{i}"]) for i in range(int(file["count"]))])
+            for name in ("clean", "light", "medium", "heavy")
+        }
+
+
+def _decode(data: np.ndarray) -> np.ndarray:
+    import cv2
+
+    picture = cv2.imdecode(data, cv2.IMREAD_COLOR)
+    assert picture is not None
+    return np.ascontiguousarray(picture[..., ::-1])
+
+
+def tensor(pictures: np.ndarray) -> torch.Tensor:
+    return torch.from_numpy(np.ascontiguousarray(pictures.transpose(0, 3, 1, 2))).float() / 127.5 - 1
+
+
+def restore(network: CompactNet, pictures: np.ndarray) -> np.ndarray:
+    with torch.no_grad():
+        out = network(tensor(pictures)).clamp(-1, 1)
+    return ((out + 1) * 127.5).round().to(torch.uint8).numpy().transpose(0, 2, 3, 1)
+
+
+def test_the_shipped_file_is_small() -> None:
+    assert shipped_weights().stat().st_size <= 10_000_000
+
+
+@pytest.mark.parametrize("level", ["light", "medium", "heavy"])
+def test_shipped_weights_raise_psnr_and_ssim(shipped: CompactNet, pairs: dict[str, np.ndarray], level: str) -> None:
+    restored = restore(shipped, pairs[level])
+    for measure in (psnr, ssim):
+        before = np.mean([measure(a, b) for a, b in zip(pairs[level], pairs["clean"], strict=True)])
+        after = np.mean([measure(a, b) for a, b in zip(restored, pairs["clean"], strict=True)])
+        assert after > before, f"{measure.__name__}: {before:.4f} became {after:.4f}"
+
+
+@pytest.mark.parametrize("level", ["light", "medium", "heavy"])
+def test_shipped_weights_lower_st_lpips(shipped: CompactNet, pairs: dict[str, np.ndarray], level: str) -> None:
+    try:
+        metric = ShiftTolerantLpips("alex")
+    except WeightsError as error:
+        pytest.skip(str(error))
+    clean = tensor(pairs["clean"])
+    with torch.no_grad():
+        before = metric(tensor(pairs[level]), clean).mean()
+        after = metric(tensor(restore(shipped, pairs[level])), clean).mean()
+    assert float(after) < float(before)
+
+
+def test_shipped_weights_leave_good_faces_nearly_alone(shipped: CompactNet, pairs: dict[str, np.ndarray]) -> None:
+    assert min(psnr(a, b) for a, b in zip(restore(shipped, pairs["clean"]), pairs["clean"], strict=True)) > 32.0
+
+
+def test_shipped_weights_keep_colours(shipped: CompactNet, pairs: dict[str, np.ndarray]) -> None:
+    clean = pairs["clean"]
+    means = restore(shipped, clean).mean((1, 2)) - clean.mean((1, 2), dtype=np.float64)
+    assert np.abs(means).max() < 0.5  # of 255; rounding and clipping included

@@ -1,0 +1,147 @@
+"""The training loop: the smoke configuration runs, resumes exactly, and its configuration is checked."""
+
+from __future__ import annotations
+
+import json
+from dataclasses import replace
+from pathlib import Path
+
+import cv2
+import numpy as np
+import pytest
+import torch
+
+from vidrestore.errors import ConfigError, WeightsError
+from vidrestore.restore.compact import CompactDims, load_compact
+from vidrestore.train.loop import (
+    OptimiserOptions,
+    Phase,
+    RunOptions,
+    TrainConfig,
+    load_config,
+    shipped_config,
+    train,
+)
+
+
+@pytest.fixture
+def config(tmp_path: Path) -> TrainConfig:
+    """The shipped smoke configuration on six small pictures."""
+    folder = tmp_path / "faces"
+    folder.mkdir()
+    for i in range(6):
+        rng = np.random.default_rng(i)
+        coarse = rng.integers(0, 256, (12, 12, 3), dtype=np.uint8)
+        cv2.imwrite(str(folder / f"{i:05d}.png"), cv2.resize(coarse, (96, 96), interpolation=cv2.INTER_CUBIC))
+    smoke = load_config(shipped_config("compact_smoke"))
+    return replace(smoke, data=replace(smoke.data, faces=str(folder), cache=str(tmp_path / "faces.npy")))
+
+
+def parameters(folder: Path) -> list[torch.Tensor]:
+    raw = torch.load(folder / "checkpoint.pt", weights_only=True)
+    return [*raw["network"].values(), *raw["average"].values()]
+
+
+def test_the_smoke_configuration_leaves_weights_and_a_log(config: TrainConfig, tmp_path: Path) -> None:
+    heard: list[int] = []
+    report = train(config, tmp_path / "run", progress=lambda step, share, values: heard.append(step))
+    assert report.steps == config.run.max_steps == 8
+    assert heard == [2, 4, 6, 8]
+    assert load_compact(report.weights).dims == config.network
+    lines = [json.loads(line) for line in (tmp_path / "run" / "log.jsonl").read_text("utf-8").splitlines()]
+    assert [line["step"] for line in lines if "loss" in line] == [2, 4, 6, 8]
+    assert "steady" in lines[2]
+    assert {"psnr_light", "psnr_light_input", "psnr_clean"} <= lines[-1].keys()
+    assert set(report.psnr) == {"light", "medium", "heavy"}
+
+
+def test_a_resumed_run_equals_an_uninterrupted_one(config: TrainConfig, tmp_path: Path) -> None:
+    train(config, tmp_path / "whole")
+    steps = iter([False, False, False, True])  # asked before each step: three steps, across no boundary
+    stopped = train(config, tmp_path / "parts", stop=lambda: next(steps))
+    assert stopped.steps == 3
+    assert train(config, tmp_path / "parts").steps == 8
+    pairs = zip(parameters(tmp_path / "whole"), parameters(tmp_path / "parts"), strict=True)
+    assert all(torch.equal(a, b) for a, b in pairs)
+
+
+def test_training_fits_a_face(config: TrainConfig, tmp_path: Path) -> None:
+    """Fifty steps on one kind of picture must lower the validation error; a loop that does not learn fails here."""
+    longer = replace(
+        config,
+        network=CompactDims((24, 24), (1, 1), (1,)),
+        run=replace(config.run, max_steps=60),
+        phase=(Phase(batch=4, laplacian=1.0),),
+        optimiser=OptimiserOptions(learning_rate=2e-3, warmup_steps=5, ema=0.9),
+    )
+    report = train(longer, tmp_path / "run")
+    before, after = (np.mean([v[i] for v in report.psnr.values()]) for i in (0, 1))
+    assert after > before
+
+
+def test_a_run_leaves_the_global_state_alone(config: TrainConfig, tmp_path: Path) -> None:
+    torch.manual_seed(5)
+    before, threads = torch.get_rng_state(), torch.get_num_threads()
+    train(replace(config, run=replace(config.run, threads=1, max_steps=2)), tmp_path / "run")
+    assert torch.equal(torch.get_rng_state(), before)
+    assert torch.get_num_threads() == threads
+
+
+def test_a_damaged_checkpoint_is_an_error(config: TrainConfig, tmp_path: Path) -> None:
+    (tmp_path / "run").mkdir()
+    (tmp_path / "run" / "checkpoint.pt").write_bytes(b"cut off")
+    with pytest.raises(WeightsError, match="not a checkpoint of this network"):
+        train(config, tmp_path / "run")
+
+
+def test_a_finished_run_is_not_trained_further(config: TrainConfig, tmp_path: Path) -> None:
+    train(config, tmp_path / "run")
+    before = parameters(tmp_path / "run")
+    assert train(config, tmp_path / "run").steps == 8
+    assert all(torch.equal(a, b) for a, b in zip(before, parameters(tmp_path / "run"), strict=True))
+
+
+@pytest.mark.parametrize("name", ["compact", "compact_smoke"])
+def test_shipped_configurations_load(name: str) -> None:
+    assert load_config(shipped_config(name)).phase[-1].until == 1.0
+
+
+def test_the_shipped_configuration_trains_the_shipped_layout() -> None:
+    assert load_config(shipped_config("compact")).network == load_compact().dims
+
+
+def test_an_unknown_configuration_is_an_error() -> None:
+    with pytest.raises(ConfigError, match="there are compact, compact_smoke"):
+        shipped_config("large")
+
+
+@pytest.mark.parametrize(
+    ("text", "message"),
+    [
+        ("[run\n", "not a readable TOML file"),
+        ("[run]\nmax_step = 3\n", "unknown key run.max_step, did you mean 'max_steps'"),
+        ("[rune]\n", "unknown key rune, did you mean 'run'"),
+        ("[run]\nmax_steps = 1.5\n", "run.max_steps must be int"),
+        ('[data]\nworkers = "two"\n', "data.workers must be int"),
+        ("[data]\nfaces = 3\n", "data.faces must be str"),
+        ("data = 3\n", "data must be a table"),
+        ("[network]\nwidths = [8]\n", "do not fit widths"),
+        ("[run]\nmax_steps = 3\n[data]\nsize = 100\n", "multiple of 32"),
+        ("[data]\nsize = 64\n", "otherwise training has no end"),
+        ("[run]\nmax_steps = 3\n[[phase]]\nuntil = 0.5\n", "end at 1.0"),
+        ("[run]\nmax_steps = 3\n[[phase]]\nsteady = 0.5\n", "2 where steady is above 0"),
+    ],
+)
+def test_a_wrong_configuration_is_an_error(tmp_path: Path, text: str, message: str) -> None:
+    path = tmp_path / "config.toml"
+    path.write_text(text, "utf-8")
+    with pytest.raises(ConfigError, match=message):
+        load_config(path)
+
+
+def test_the_rate_warms_up_and_ends_low(config: TrainConfig, tmp_path: Path) -> None:
+    run = replace(config, optimiser=OptimiserOptions(warmup_steps=4), run=RunOptions(max_steps=8, log_every=1))
+    rates: list[float] = []
+    train(run, tmp_path / "run", progress=lambda step, share, values: rates.append(values["rate"]))
+    assert rates[0] < rates[1] < rates[2]
+    assert rates[-1] < 0.1 * max(rates)

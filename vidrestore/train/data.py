@@ -1,0 +1,337 @@
+"""Folders of aligned faces as training data: cache, hold-out, augmentation, pairs of degraded and clean.
+
+Every sample is a function of (seed, sample index) alone, so a run that resumes at a step sees what the
+uninterrupted run would have seen, with any number of workers.
+"""
+
+from __future__ import annotations
+
+import json
+import logging
+import math
+import os
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+import cv2
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch import Tensor
+from torch.utils.data import DataLoader, Dataset, Sampler
+
+from vidrestore.errors import ConfigError
+from vidrestore.train.degrade import LEVELS, Picture, apply_recipe, degrade, draw_recipe
+
+__all__ = [
+    "FaceCache",
+    "FacePairs",
+    "HeldOut",
+    "augment",
+    "batches",
+    "list_images",
+    "split_held_out",
+    "to_tensor",
+]
+
+_log = logging.getLogger(__name__)
+
+IMAGE_SUFFIXES = (".jpg", ".jpeg", ".png", ".webp", ".bmp")
+
+_TEMPLATE = (  # FFHQ's five points in a 256-pixel crop: (p + 0.5) / 2 - 0.5 of the 512-pixel template
+    np.array([[192.98138, 239.94708], [318.90277, 240.1936], [256.63416, 314.01935], [201.26117, 371.41043]]) + 0.5
+) / 2 - 0.5
+
+
+def list_images(folder: str | os.PathLike[str]) -> list[Path]:
+    """The pictures of a folder and its sub-folders, sorted by path.
+
+    Raises:
+        ConfigError: the folder is missing or holds none.
+    """
+    root = Path(folder)
+    paths = sorted(p for p in root.rglob("*") if p.suffix.lower() in IMAGE_SUFFIXES) if root.is_dir() else []
+    if not paths:
+        raise ConfigError(f"{root}: no pictures ({', '.join(IMAGE_SUFFIXES)}) to train on")
+    return paths
+
+
+def split_held_out(paths: Sequence[Path], held_out: int) -> tuple[list[Path], list[Path]]:
+    """(training, held out): the first ``held_out`` paths in order are never trained on.
+
+    Raises:
+        ConfigError: nothing would be left to train on.
+    """
+    if not 0 <= held_out < len(paths):
+        raise ConfigError(f"held_out must leave a picture to train on, got {held_out} of {len(paths)}")
+    return list(paths[held_out:]), list(paths[:held_out])
+
+
+class FaceCache:
+    """Pictures of one size as one uint8 array on disk, opened as a memory map.
+
+    Args:
+        paths: square pictures of aligned faces, any size; they are resized.
+        size: side of the cached pictures in pixels.
+        file: the ``.npy`` file; made anew where its list of pictures differs from ``paths``.
+
+    Raises:
+        ConfigError: a picture cannot be read or is not square.
+    """
+
+    def __init__(self, paths: Sequence[Path], size: int, file: str | os.PathLike[str]) -> None:
+        self.file = Path(file)
+        names = [[p.name, p.stat().st_size] for p in paths]
+        listing = self.file.with_suffix(".json")
+        wanted = {"size": size, "pictures": names}
+        if not (self.file.is_file() and listing.is_file() and json.loads(listing.read_text("utf-8")) == wanted):
+            _log.info("caching %d faces at %d px", len(paths), size)
+            self.file.parent.mkdir(parents=True, exist_ok=True)
+            listing.unlink(missing_ok=True)
+            shape = (len(paths), size, size, 3)
+            cache = np.lib.format.open_memmap(self.file, mode="w+", dtype=np.uint8, shape=shape)
+            for i, path in enumerate(paths):
+                cache[i] = _read(path, size)
+            cache.flush()
+            listing.write_text(json.dumps(wanted), "utf-8")
+        self.pictures: NDArray[np.uint8] = np.load(self.file, mmap_mode="r")
+
+    def __len__(self) -> int:
+        return len(self.pictures)
+
+
+def _read(path: Path, size: int) -> NDArray[np.uint8]:
+    picture = cv2.imread(str(path), cv2.IMREAD_COLOR)
+    if picture is None or picture.shape[0] != picture.shape[1]:
+        shape = None if picture is None else picture.shape
+        raise ConfigError(f"{path}: expected a square picture of an aligned face, got {shape}")
+    method = cv2.INTER_AREA if picture.shape[0] > size else cv2.INTER_CUBIC
+    return np.ascontiguousarray(cv2.resize(picture, (size, size), interpolation=method)[..., ::-1])
+
+
+def to_tensor(picture: NDArray[np.uint8] | Picture) -> Tensor:
+    """(3, H, W) float32 in [-1, 1] of an (H, W, 3) picture: uint8, or float in [0, 1]."""
+    scale = 2.0 / 255.0 if picture.dtype == np.uint8 else 2.0
+    return torch.from_numpy(np.ascontiguousarray(picture.transpose(2, 0, 1))).float() * scale - 1.0
+
+
+def augment(face: NDArray[np.uint8], size: int, rng: np.random.Generator, other: NDArray[np.uint8]) -> Picture:
+    """A clean training face: moved, coloured, sometimes partly hidden.
+
+    Args:
+        face: (S, S, 3) uint8 RGB, aligned.
+        size: side of the result in pixels.
+        rng: source of randomness.
+        other: (S, S, 3) uint8 RGB, another face, of which patches hide parts of the first.
+
+    Returns:
+        (size, size, 3) RGB in [0, 1]: turned within 6 degrees, scaled 0.88 to 1.12, shifted within 5 %
+        (the errors of a five-point detector), mirrored in half of the cases.
+    """
+    picture = _jitter(face, size, rng)
+    if rng.random() < 0.15:
+        picture = _occlude(picture, _jitter(other, size, rng), rng)
+    if rng.random() < 0.10:
+        picture = _glasses(picture, rng)
+    return _recolour(picture, rng)
+
+
+def _jitter(face: NDArray[np.uint8], size: int, rng: np.random.Generator) -> Picture:
+    side = face.shape[0]
+    angle, scale = math.radians(rng.uniform(-6, 6)), math.exp(rng.uniform(math.log(0.88), math.log(1.12)))
+    shift = rng.uniform(-0.05, 0.05, 2) * side
+    a = math.cos(angle) * side / size / scale  # face_from_result
+    b = math.sin(angle) * side / size / scale
+    mirror = -1.0 if rng.random() < 0.5 else 1.0
+    linear = np.array([[a * mirror, -b], [b * mirror, a]])
+    centre = np.full(2, (size - 1) / 2)
+    move = np.column_stack([linear, (side - 1) / 2 + shift - linear @ centre])
+    flags = cv2.INTER_CUBIC | cv2.WARP_INVERSE_MAP
+    moved = cv2.warpAffine(face, move, (size, size), flags=flags, borderMode=cv2.BORDER_REFLECT_101)
+    return moved.astype(np.float32) / np.float32(255.0)
+
+
+def _recolour(picture: Picture, rng: np.random.Generator) -> Picture:
+    if rng.random() < 0.5:
+        picture = picture ** np.float32(math.exp(rng.uniform(-0.4, 0.4)))
+    if rng.random() < 0.5:
+        picture = picture * rng.uniform(0.88, 1.12, 3).astype(np.float32)  # white balance
+    if rng.random() < 0.4:
+        low, high = rng.uniform(0.0, 0.12), rng.uniform(0.35, 1.05)  # dark or flat pictures
+        picture = low + picture * np.float32(high - low)
+    draw = rng.random()
+    if draw < 0.4:
+        luma = picture @ np.array([[0.299], [0.587], [0.114]], np.float32)
+        saturation = 0.0 if draw < 0.08 else rng.uniform(0.3, 1.4)  # one in twelve is grey film
+        picture = luma + (picture - luma) * np.float32(saturation)
+    return np.clip(picture, 0.0, 1.0).astype(np.float32)
+
+
+def _occlude(picture: Picture, other: Picture, rng: np.random.Generator) -> Picture:
+    """Hides a part: a smooth blob of skin colour with fingers' edges, a flat or shaded shape, or a patch of a face."""
+    size = picture.shape[0]
+    mask = np.zeros((size, size), np.float32)
+    centre = rng.uniform(0.1, 0.9, 2) * size
+    kind = rng.integers(4)
+    if kind == 0:  # a hand: thick strokes side by side
+        angle, width = rng.uniform(0, 2 * math.pi), rng.uniform(0.05, 0.09) * size
+        along = np.array([math.cos(angle), math.sin(angle)])
+        for finger in range(int(rng.integers(2, 5))):
+            start = centre + np.array([-along[1], along[0]]) * finger * width * 1.15
+            end = start + along * rng.uniform(0.3, 0.6) * size
+            cv2.line(mask, _point(start), _point(end), 1.0, max(2, round(width)), cv2.LINE_AA)
+    elif kind == 1:
+        axes = _point(rng.uniform(0.06, 0.22, 2) * size)
+        cv2.ellipse(mask, _point(centre), axes, rng.uniform(0, 180), 0, 360, 1.0, -1, cv2.LINE_AA)
+    elif kind == 2:
+        corners = centre + rng.uniform(-0.25, 0.25, (int(rng.integers(3, 6)), 2)) * size
+        cv2.fillPoly(mask, [np.rint(corners).astype(np.int32)], 1.0, cv2.LINE_AA)
+    else:  # lettering, as of subtitles and logos
+        text = "".join(chr(c) for c in rng.integers(65, 91, int(rng.integers(3, 9))))
+        cv2.putText(mask, text, _point(centre * 0.8), 2, rng.uniform(0.5, 1.6), 1.0, int(rng.integers(1, 4)), 16)
+    soft = np.asarray(cv2.GaussianBlur(mask, (0, 0), rng.uniform(0.3, 1.2)))[..., None]
+    if kind != 3 and rng.random() < 0.35:
+        paint = other
+    else:
+        skin = picture[size // 2 : size * 3 // 4, size // 3 : size * 2 // 3].mean((0, 1))
+        colour = skin * rng.uniform(0.7, 1.2) if kind == 0 else rng.uniform(0.0, 1.0, 3)
+        slope = np.linspace(-1, 1, size, dtype=np.float32)
+        shade = 1 + rng.uniform(-0.3, 0.3) * slope[:, None, None] + rng.uniform(-0.3, 0.3) * slope[None, :, None]
+        paint = np.clip(colour * shade, 0.0, 1.0)
+    return np.asarray(picture * (1 - soft) + paint * soft, dtype=np.float32)
+
+
+def _glasses(picture: Picture, rng: np.random.Generator) -> Picture:
+    """A frame of glasses around the template's eyes, with tinted or clear lenses."""
+    size = picture.shape[0]
+    left, right = (_TEMPLATE[:2] + 0.5) * (size / 256) - 0.5 + rng.uniform(-0.02, 0.02, 2) * size
+    axes = _point(rng.uniform([0.08, 0.055], [0.115, 0.095]) * size)
+    frame, lens = np.zeros((2, size, size), np.float32)
+    width = int(rng.integers(1, 5))
+    for eye in (left, right):
+        cv2.ellipse(lens, _point(eye), axes, 0, 0, 360, 1.0, -1, cv2.LINE_AA)
+        cv2.ellipse(frame, _point(eye), axes, 0, 0, 360, 1.0, width, cv2.LINE_AA)
+    inner = np.array([axes[0], 0.0])
+    cv2.line(frame, _point(left + inner), _point(right - inner), 1.0, width, cv2.LINE_AA)
+    cv2.line(frame, _point(left - inner), _point(left - inner * 2.5), 1.0, width, cv2.LINE_AA)
+    cv2.line(frame, _point(right + inner), _point(right + inner * 2.5), 1.0, width, cv2.LINE_AA)
+    tint = lens[..., None] * (rng.uniform(0.3, 0.9) if rng.random() < 0.4 else 0.0)
+    picture = picture * (1 - tint) + rng.uniform(0.0, 0.25, 3) * tint
+    colour = rng.uniform(0.0, 0.5, 3) if rng.random() < 0.8 else rng.uniform(0.5, 1.0, 3)
+    return np.asarray(picture * (1 - frame[..., None]) + colour * frame[..., None], dtype=np.float32)
+
+
+def _point(xy: NDArray[np.float64]) -> tuple[int, int]:
+    return round(float(xy[0])), round(float(xy[1]))
+
+
+@dataclass(frozen=True, slots=True)
+class _Mix:
+    """Shares of the levels; the rest is passed through clean, so that good faces learn to stay as they are."""
+
+    names: tuple[str, ...] = ("light", "medium", "heavy")
+    shares: tuple[float, ...] = (0.33, 0.40, 0.22)
+
+
+class FacePairs(Dataset[tuple[Tensor, Tensor]]):
+    """Samples (degraded (V, 3, S, S) uint8, clean (3, S, S) uint8) made on the fly.
+
+    Args:
+        cache: the clean faces.
+        size: side of a whole crop in pixels.
+        crop: S, side of the window that is cut out of it at random; None is all of it. Small windows give more
+            recordings per multiply-add, which is what the first part of a run lacks most.
+        seed: of the whole stream.
+        views: V, how many frames of one shot are made of each face: same recipe, other noise and sampling phase.
+    """
+
+    def __init__(self, cache: FaceCache, *, size: int, seed: int, views: int = 1, crop: int | None = None) -> None:
+        self.cache, self.size, self.seed, self.views, self.crop = cache, size, seed, views, crop or size
+
+    def __getitem__(self, index: int) -> tuple[Tensor, Tensor]:
+        epoch, place = divmod(index, len(self.cache))
+        order = np.random.default_rng([self.seed, 1, epoch]).permutation(len(self.cache))
+        rng = np.random.default_rng([self.seed, 2, index])
+        other = self.cache.pictures[int(rng.integers(len(self.cache)))]
+        clean = augment(self.cache.pictures[order[place]], self.size, rng, other)
+        y, x = rng.integers(0, self.size - self.crop + 1, 2)
+        clean = np.ascontiguousarray(clean[y : y + self.crop, x : x + self.crop])
+        mix = _Mix()
+        draw = int(np.searchsorted(np.cumsum(mix.shares), rng.random()))
+        if draw == len(mix.names):
+            views = [clean] * self.views
+        else:
+            recipe = draw_recipe(rng, LEVELS[mix.names[draw]], crop=self.crop)
+            views = [apply_recipe(clean, recipe, rng) for _ in range(self.views)]
+        return torch.stack([_bytes(v) for v in views]), _bytes(clean)
+
+
+def _bytes(picture: Picture) -> Tensor:
+    return torch.from_numpy(np.rint(picture.transpose(2, 0, 1) * 255.0).astype(np.uint8))
+
+
+class _From(Sampler[int]):
+    """Sample indices from a start on, without an end."""
+
+    def __init__(self, start: int) -> None:
+        self.start = start
+
+    def __iter__(self) -> Iterator[int]:
+        index = self.start
+        while True:
+            yield index
+            index += 1
+
+
+def _start_worker(_: int) -> None:
+    torch.set_num_threads(1)
+    cv2.setNumThreads(0)
+    os.nice(2)  # the network's threads come first where cores are few
+
+
+def batches(data: FacePairs, *, batch: int, start: int, workers: int) -> Iterator[tuple[Tensor, Tensor]]:
+    """Endless (degraded (B * V, 3, S, S), clean (B, 3, S, S)) float32 in [-1, 1], from sample ``start`` on.
+
+    Args:
+        data: the samples.
+        batch: B, faces per batch.
+        start: index of the first sample: step * B to resume.
+        workers: processes that make samples; 0 makes them in this one.
+    """
+    loader = DataLoader(
+        data,
+        batch_size=batch,
+        sampler=_From(start),
+        num_workers=workers,
+        worker_init_fn=_start_worker,
+        prefetch_factor=4 if workers else None,
+        generator=torch.Generator(),  # of the workers' seeds, which nothing uses: leaves the global one alone
+    )
+    for degraded, clean in loader:
+        yield degraded.flatten(0, 1).float() * (2.0 / 255.0) - 1.0, clean.float() * (2.0 / 255.0) - 1.0
+
+
+@dataclass(frozen=True, slots=True)
+class HeldOut:
+    """The fixed validation set: the first faces of the folder, degraded with fixed seeds, by level."""
+
+    clean: Tensor
+    """(N, 3, S, S) in [-1, 1]."""
+    degraded: dict[str, Tensor]
+    """Level -> (N, 3, S, S) in [-1, 1]."""
+
+    @classmethod
+    def make(cls, paths: Sequence[Path], *, size: int, seed: int = 0) -> HeldOut:
+        """Degrades each face once per level; face i of level k depends on (seed, i, k) alone."""
+        faces = [_read(path, size).astype(np.float32) / np.float32(255.0) for path in paths]
+        degraded = {
+            name: torch.stack(
+                [
+                    to_tensor(degrade(face, level, np.random.default_rng([seed, 3, i, k])))
+                    for i, face in enumerate(faces)
+                ]
+            )
+            for k, (name, level) in enumerate(LEVELS.items())
+        }
+        return cls(torch.stack([to_tensor(f) for f in faces]), degraded)

@@ -1,0 +1,83 @@
+"""What training makes small: absolute error, Laplacian pyramid, shift-tolerant LPIPS, steadiness between frames."""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor
+from torch.nn import functional
+
+from vidrestore.evaluate.perceptual import ShiftTolerantLpips
+
+__all__ = ["absolute_error", "laplacian_error", "perceptual_error", "unsteadiness"]
+
+
+def absolute_error(restored: Tensor, reference: Tensor, *, softness: float = 0.0) -> Tensor:
+    """Mean absolute difference, quadratic where it is well below ``softness``.
+
+    The plain absolute error looks at signs only: the many small differences of flat skin, which nobody can foretell,
+    then drown the large ones at edges, which a restorer can lower.
+
+    Args:
+        restored: (B, 3, H, W) in [-1, 1].
+        reference: the same shape.
+        softness: s of ``sqrt(d^2 + s^2) - s``; 0 is the absolute value.
+    """
+    return _size(restored - reference, softness)
+
+
+def _size(difference: Tensor, softness: float) -> Tensor:
+    if softness <= 0.0:
+        return difference.abs().mean()
+    return (torch.sqrt(difference * difference + softness * softness) - softness).mean()
+
+
+def laplacian_error(restored: Tensor, reference: Tensor, *, levels: int = 4, softness: float = 0.0) -> Tensor:
+    """Absolute error of the bands of a Laplacian pyramid, each band's mean counting the same.
+
+    Args:
+        restored: (B, 3, H, W) in [-1, 1].
+        reference: the same shape.
+        levels: number of bands, finest first; sides must be divisible by ``2 ** levels``.
+        softness: as in :func:`absolute_error`.
+
+    Source:
+        Bojanowski et al. 2018 (Lap1), with 2 x 2 means as the low-pass and without the weights that rise with the
+        coarseness: tried, they drowned the fine bands, whose error a restorer is there to lower. The pyramid is
+        linear, so it is taken of the difference, once.
+    """
+    low = restored - reference
+    total = low.new_zeros(())
+    for _ in range(levels):
+        coarse = functional.avg_pool2d(low, 2)
+        band = low - functional.interpolate(coarse, scale_factor=2.0, mode="nearest")
+        total = total + _size(band, softness)
+        low = coarse
+    return total + _size(low, softness)
+
+
+def perceptual_error(
+    metric: ShiftTolerantLpips, restored: Tensor, reference: Tensor, *, corner: tuple[int, int], side: int
+) -> Tensor:
+    """Mean ST-LPIPS over a square window, which saves time: the metric costs more than the network.
+
+    Args:
+        metric: with frozen parameters.
+        restored: (B, 3, H, W) in [-1, 1].
+        reference: the same shape; no gradient flows into it.
+        corner: (y, x) of the window.
+        side: of the window in pixels.
+    """
+    y, x = corner
+    window = (..., slice(y, y + side), slice(x, x + side))
+    with torch.no_grad():
+        target = metric.features(reference[window])
+    return metric.compare(metric.features(restored[window]), target).mean()
+
+
+def unsteadiness(restored: Tensor) -> Tensor:
+    """Mean absolute difference between two restorations of one face.
+
+    Args:
+        restored: (2 * B, 3, H, W), the two views of a face beside each other.
+    """
+    return (restored[0::2] - restored[1::2]).abs().mean()
