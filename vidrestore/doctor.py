@@ -20,18 +20,11 @@ import torch
 
 from vidrestore import __version__
 from vidrestore.device import choose_device, choose_precision, describe_device
+from vidrestore.encode.codecs import ENCODERS
 from vidrestore.errors import VidrestoreError
 
 __all__ = ["Check", "examine"]
 
-SOFTWARE_ENCODERS = {
-    "h264": "libx264",
-    "hevc": "libx265",
-    "av1": "libsvtav1",
-    "ffv1": "ffv1",
-    "prores": "prores_ks",
-    "dnxhr": "dnxhd",
-}
 EXTRAS = {
     "cuda": ("cupy", "GPU kernels"),
     "decord": ("decord", "random-access reader"),
@@ -124,7 +117,7 @@ def _can_encode(encoder: str, pix_fmt: str = "yuv420p") -> bool:
 
 def _encoders() -> Check:
     formats = {"prores_ks": "yuv422p10le", "dnxhd": "yuv422p"}
-    works = {codec: _can_encode(name, formats.get(name, "yuv420p")) for codec, name in SOFTWARE_ENCODERS.items()}
+    works = {codec: _can_encode(name, formats.get(name, "yuv420p")) for codec, name in ENCODERS.items()}
     missing = [codec for codec, good in works.items() if not good]
     found = "encode: " + ", ".join(codec for codec, good in works.items() if good)
     return Check(

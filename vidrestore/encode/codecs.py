@@ -16,6 +16,7 @@ from vidrestore.types import Colour, PixelFormat
 
 __all__ = [
     "CONTAINERS",
+    "ENCODERS",
     "EXTENSIONS",
     "MIN_SIDES",
     "choose_pix_fmt",
@@ -72,7 +73,7 @@ _PIX_FMTS: dict[str, tuple[str, ...]] = {
 }
 # These code 4:2:0 and 4:2:2 in even sizes only: the cropping unit of their bitstreams is a chroma sample
 _EVEN_ONLY = frozenset({"h264", "hevc"})
-_ENCODERS = {
+ENCODERS = {
     "h264": "libx264",
     "hevc": "libx265",
     "av1": "libsvtav1",
@@ -80,6 +81,7 @@ _ENCODERS = {
     "prores": "prores_ks",
     "dnxhr": "dnxhd",
 }
+"""Our word for a codec -> FFmpeg's encoder."""
 MIN_SIDES = {"hevc": (64, 64), "av1": (16, 16), "dnxhr": (256, 120)}
 """(width, height) that an encoder needs. Below 64 pixels x265 4.1 writes past its buffers; SVT-AV1 and DNxHR refuse."""
 # FFV1's slices lie on a grid: with small pictures, or coarse chroma that a slice's edge would cut, there is one slice
@@ -161,7 +163,7 @@ def _shift_wanted(source: PixelFormat) -> tuple[int, int]:
 
 def encoder_name(codec: str, pix_fmt: str) -> str:
     """FFmpeg's encoder; x264 has a second one for RGB."""
-    return "libx264rgb" if codec == "h264" and pix_fmt.startswith("bgr") else _ENCODERS[codec]
+    return "libx264rgb" if codec == "h264" and pix_fmt.startswith("bgr") else ENCODERS[codec]
 
 
 def encoder_options(
