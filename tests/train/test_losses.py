@@ -7,7 +7,7 @@ import torch
 
 from vidrestore.errors import WeightsError
 from vidrestore.evaluate.perceptual import ShiftTolerantLpips
-from vidrestore.train.losses import absolute_error, laplacian_error, perceptual_error, unsteadiness
+from vidrestore.train.losses import absolute_error, laplacian_error, perceptual_error, sample_weights, unsteadiness
 
 
 def pictures(count: int = 2, size: int = 64) -> torch.Tensor:
@@ -15,13 +15,14 @@ def pictures(count: int = 2, size: int = 64) -> torch.Tensor:
 
 
 def test_equal_pictures_cost_nothing() -> None:
-    assert float(absolute_error(pictures(), pictures())) == 0.0
-    assert float(laplacian_error(pictures(), pictures())) == 0.0
+    for softness in (0.0, 0.05):
+        assert absolute_error(pictures(), pictures(), softness=softness).tolist() == [0.0, 0.0]
+        assert laplacian_error(pictures(), pictures(), softness=softness).tolist() == [0.0, 0.0]
 
 
 def test_an_offset_is_seen_by_the_coarsest_band_only() -> None:
-    assert float(absolute_error(pictures() + 0.1, pictures())) == pytest.approx(0.1, abs=1e-6)
-    assert float(laplacian_error(pictures() + 0.1, pictures())) == pytest.approx(0.1, abs=1e-5)
+    assert absolute_error(pictures() + 0.1, pictures()).tolist() == pytest.approx([0.1, 0.1], abs=1e-6)
+    assert laplacian_error(pictures() + 0.1, pictures()).tolist() == pytest.approx([0.1, 0.1], abs=1e-5)
 
 
 def test_a_checkerboard_is_seen_by_the_finest_band_only() -> None:
@@ -29,6 +30,20 @@ def test_a_checkerboard_is_seen_by_the_finest_band_only() -> None:
     board = ((x + y) % 2 * 2 - 1) * 0.1
     zero = torch.zeros(1, 3, 64, 64)
     assert float(laplacian_error(zero + board, zero)) == pytest.approx(0.1, abs=1e-6)
+
+
+def test_softness_counts_squares_below_and_sizes_above() -> None:
+    zero = torch.zeros(1, 3, 16, 16)
+    below = float(absolute_error(zero + 0.002, zero, softness=0.1))
+    assert below == pytest.approx(0.002**2 / 0.2, rel=1e-2)
+    above = float(absolute_error(zero + 5.0, zero, softness=0.1))
+    assert above == pytest.approx(4.9, abs=1e-2)
+
+
+def test_a_worse_sample_weighs_less() -> None:
+    weights = sample_weights(torch.tensor([0.0, 0.014, 0.1]))
+    assert weights[0] > weights[1] > weights[2] > 0
+    assert float(weights[1]) == pytest.approx(1.0)
 
 
 def test_unsteadiness_compares_neighbours() -> None:

@@ -177,7 +177,7 @@ class CompactNet(nn.Module):
         self._outputs = [pixels, _BANDS * _BLOCK**2, _BANDS]
         self.head = nn.Conv2d(widths[0], sum(self._outputs), 3, padding=1)
         for layer in (self.stem, *self.down):
-            _start(layer)  # type: ignore[arg-type]
+            _start(layer)
         for layer in self.up:
             _start(layer, 0.5)  # type: ignore[arg-type]
         nn.init.zeros_(self.head.weight)

@@ -33,7 +33,7 @@ from vidrestore.errors import ConfigError, WeightsError
 from vidrestore.evaluate.perceptual import ShiftTolerantLpips
 from vidrestore.restore.compact import CompactDims, CompactNet, save_compact
 from vidrestore.train.data import FaceCache, FacePairs, HeldOut, batches, list_images, split_held_out
-from vidrestore.train.losses import absolute_error, laplacian_error, perceptual_error, unsteadiness
+from vidrestore.train.losses import absolute_error, laplacian_error, perceptual_error, sample_weights, unsteadiness
 
 __all__ = [
     "DataOptions",
@@ -99,6 +99,8 @@ class Phase:
     laplacian: float = 0.5
     softness: float = 0.05
     """Difference, in units of [-1, 1], below which these two count squares; 0 is the plain absolute value."""
+    balanced: bool = True
+    """Weighs each sample by the inverse of its error before restoration."""
     perceptual: float = 0.0
     """Weight of ST-LPIPS (AlexNet) over a window of ``window`` pixels."""
     window: int = 128
@@ -230,6 +232,8 @@ def _fill(path: str | os.PathLike[str], name: str, kind: Any, table: Any) -> Any
         elif annotation.startswith("float"):
             fits = isinstance(value, int | float) and not isinstance(value, bool)
             value = float(value) if fits else value
+        elif annotation == "bool":
+            fits = isinstance(value, bool)
         elif annotation.startswith("int"):
             fits = isinstance(value, int) and not isinstance(value, bool)
         else:
@@ -397,9 +401,11 @@ def _step(
         group["lr"] = rate
     restored = state.network(degraded)
     reference = clean.repeat_interleave(phase.views, 0)
+    before = absolute_error(degraded, reference, softness=phase.softness)
+    weights = sample_weights(before) if phase.balanced else torch.ones_like(before)
     terms = {
-        "l1": absolute_error(restored, reference, softness=phase.softness),
-        "laplacian": laplacian_error(restored, reference, softness=phase.softness),
+        "l1": (weights * absolute_error(restored, reference, softness=phase.softness)).mean(),
+        "laplacian": (weights * laplacian_error(restored, reference, softness=phase.softness)).mean(),
     }
     if phase.perceptual > 0.0 and metric is not None:
         room = restored.shape[-1] - phase.window
@@ -421,10 +427,13 @@ def _step(
     with torch.no_grad():
         for mean, value in zip(state.average.parameters(), state.network.parameters(), strict=True):
             mean.lerp_(value, 1.0 - keep)
-    with torch.no_grad():
-        before = absolute_error(degraded, reference, softness=phase.softness)
     names = {name: float(value.detach()) for name, value in terms.items()}
-    return names | {"input_l1": float(before), "loss": float(loss.detach()), "gradient": float(length), "rate": rate}
+    return names | {
+        "input_l1": float((weights * before).mean()),
+        "loss": float(loss.detach()),
+        "gradient": float(length),
+        "rate": rate,
+    }
 
 
 @torch.inference_mode()

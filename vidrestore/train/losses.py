@@ -8,11 +8,14 @@ from torch.nn import functional
 
 from vidrestore.evaluate.perceptual import ShiftTolerantLpips
 
-__all__ = ["absolute_error", "laplacian_error", "perceptual_error", "unsteadiness"]
+__all__ = ["absolute_error", "laplacian_error", "perceptual_error", "sample_weights", "unsteadiness"]
+
+_TYPICAL = 0.02
+"""Soft absolute error of a typical degraded sample of the training mix."""
 
 
 def absolute_error(restored: Tensor, reference: Tensor, *, softness: float = 0.0) -> Tensor:
-    """Mean absolute difference, quadratic where it is well below ``softness``.
+    """(B,) mean absolute differences, quadratic where it is well below ``softness``.
 
     The plain absolute error looks at signs only: the many small differences of flat skin, which nobody can foretell,
     then drown the large ones at edges, which a restorer can lower.
@@ -25,14 +28,26 @@ def absolute_error(restored: Tensor, reference: Tensor, *, softness: float = 0.0
     return _size(restored - reference, softness)
 
 
+def sample_weights(degraded_error: Tensor) -> Tensor:
+    """(B,) weights that make a sample's error count in proportion to what it was before restoration.
+
+    Without them a strongly degraded face counts ten times as much as a good one, and good ones are smoothed. The
+    weight of a typical sample is about 1, that of a clean one about 3.
+
+    Args:
+        degraded_error: (B,) :func:`absolute_error` of the degraded faces.
+    """
+    return _TYPICAL / (degraded_error.detach() + 0.3 * _TYPICAL)
+
+
 def _size(difference: Tensor, softness: float) -> Tensor:
     if softness <= 0.0:
-        return difference.abs().mean()
-    return (torch.sqrt(difference * difference + softness * softness) - softness).mean()
+        return difference.abs().mean((1, 2, 3))
+    return (torch.sqrt(difference * difference + softness * softness) - softness).mean((1, 2, 3))
 
 
 def laplacian_error(restored: Tensor, reference: Tensor, *, levels: int = 4, softness: float = 0.0) -> Tensor:
-    """Absolute error of the bands of a Laplacian pyramid, each band's mean counting the same.
+    """(B,) absolute errors of the bands of a Laplacian pyramid, each band's mean counting the same.
 
     Args:
         restored: (B, 3, H, W) in [-1, 1].
@@ -46,7 +61,7 @@ def laplacian_error(restored: Tensor, reference: Tensor, *, levels: int = 4, sof
         linear, so it is taken of the difference, once.
     """
     low = restored - reference
-    total = low.new_zeros(())
+    total = low.new_zeros(len(low))
     for _ in range(levels):
         coarse = functional.avg_pool2d(low, 2)
         band = low - functional.interpolate(coarse, scale_factor=2.0, mode="nearest")
