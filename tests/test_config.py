@@ -25,13 +25,13 @@ def test_flags_win_over_file_over_preset_over_defaults(tmp_path: Path) -> None:
 
 @pytest.mark.parametrize("name", preset_names())
 def test_every_preset_loads_and_says_whom_it_is_for(name: str) -> None:
-    assert load_config(preset=name) != RestoreConfig() or name == "edit"
+    assert load_config(preset=name) != RestoreConfig()
     assert preset_text(name).startswith("# For ")
 
 
 def test_a_preset_sets_only_what_differs_from_the_defaults() -> None:
     default = RestoreConfig().as_dict()
-    for name in ("archive", "live"):
+    for name in preset_names():
         for stage, values in load_preset(name).items():
             for key, value in values.items():
                 assert default[stage][key] != value, f"{name}: {stage}.{key} is the default"

@@ -1,6 +1,6 @@
 """Makes docs/images/example.jpg: faces of the example clip before and after, and the change between them.
 
-    python docs/images/make_images.py [CLIP] [OUT]
+python docs/images/make_images.py [CLIP] [OUT]
 """
 
 from __future__ import annotations
@@ -45,10 +45,8 @@ def column(before: np.ndarray, after: np.ndarray, box: np.ndarray) -> np.ndarray
     centre, side = (box[:2] + box[2:]) / 2, 1.75 * float((box[2:] - box[:2]).max())
     scale = SIDE / side
     window = np.array([[scale, 0, SIDE / 2 - scale * centre[0]], [0, scale, SIDE / 2 - scale * centre[1]]])
-    cut = [
-        cv2.warpAffine(p.astype(np.float32), window, (SIDE, SIDE), flags=cv2.INTER_CUBIC, borderMode=cv2.BORDER_REPLICATE)
-        for p in (before, after)
-    ]
+    how = {"dsize": (SIDE, SIDE), "flags": cv2.INTER_CUBIC, "borderMode": cv2.BORDER_REPLICATE}
+    cut = [cv2.warpAffine(picture.astype(np.float32), window, **how) for picture in (before, after)]
     change = 128 + GAIN * (cut[1] - cut[0])
     return np.clip(np.rint(np.vstack([*cut, change])), 0, 255).astype(np.uint8)
 
