@@ -411,7 +411,8 @@ def _step(
         room = restored.shape[-1] - phase.window
         draw = np.random.default_rng([state.config.run.seed, 4, state.step]).integers(0, room + 1, 2)
         corner = (int(draw[0]), int(draw[1]))
-        terms["perceptual"] = perceptual_error(metric, restored, reference, corner=corner, side=phase.window)
+        distance = perceptual_error(metric, restored, reference, corner=corner, side=phase.window)
+        terms["perceptual"] = (weights * distance).mean()
     if phase.steady > 0.0:
         terms["steady"] = unsteadiness(restored)
     loss = sum((getattr(phase, name) * value for name, value in terms.items()), restored.new_zeros(()))

@@ -73,7 +73,7 @@ def laplacian_error(restored: Tensor, reference: Tensor, *, levels: int = 4, sof
 def perceptual_error(
     metric: ShiftTolerantLpips, restored: Tensor, reference: Tensor, *, corner: tuple[int, int], side: int
 ) -> Tensor:
-    """Mean ST-LPIPS over a square window, which saves time: the metric costs more than the network.
+    """(B,) ST-LPIPS over a square window, which saves time: the metric costs more than the network.
 
     Args:
         metric: with frozen parameters.
@@ -86,7 +86,7 @@ def perceptual_error(
     window = (..., slice(y, y + side), slice(x, x + side))
     with torch.no_grad():
         target = metric.features(reference[window])
-    return metric.compare(metric.features(restored[window]), target).mean()
+    return metric.compare(metric.features(restored[window]), target)
 
 
 def unsteadiness(restored: Tensor) -> Tensor:
