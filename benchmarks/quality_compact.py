@@ -35,7 +35,7 @@ from vidrestore.restore.compact import COMPACT_SIZE, CompactNet, load_compact
 from vidrestore.train.data import HeldOut, list_images
 from vidrestore.train.degrade import LEVELS, degrade
 
-FEW = {"alex": 24, "vgg": 12}
+FEW = {"alex": 16, "vgg": 10}
 """Faces that stand for all where a metric would take too long."""
 
 Filter = Callable[[Tensor], Tensor]
