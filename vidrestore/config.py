@@ -107,6 +107,10 @@ class BlendOptions:
 
     strength: Unit = 1.0
     """How much of the change is applied: 0 leaves the source, 1 is the network's result."""
+    colour: Unit = 0.4
+    """How much of the change of *colour* is applied; brightness is always applied in full. Networks repaint irises and
+    lips: on the committed clip a share of 1 leaves the chroma 0.1 dB further from the truth than the input was, 0.25 to
+    0.5 bring it 0.55 to 0.7 dB nearer (PSNR of R'G'B' minus luma over the mask, 11 frames)."""
     feather: Annotated[float, Field(gt=0.0, le=0.5)] = 0.12
     """Width of the mask's soft edge as a share of the crop's side."""
 

@@ -9,7 +9,7 @@ import pytest
 from numpy.typing import NDArray
 
 from vidrestore.blend import Compositor
-from vidrestore.blend.compositor import guard_colour
+from vidrestore.blend.compositor import damp_colour, guard_colour
 from vidrestore.blend.mask import face_mask
 from vidrestore.config import BlendOptions
 from vidrestore.decode.reader import VideoReader
@@ -90,10 +90,29 @@ def test_a_colour_cast_is_guarded_against() -> None:
     crop = crop_of(frame, CENTRE)
     cast = Restoration(crop, crop.image + np.float32([0.2, -0.1, 0.1])[:, None, None])
     guarded = Compositor(BlendOptions()).composite(frame, [cast])
-    trusting = Compositor(BlendOptions(), colour_guard=0.0).composite(frame, [cast])
+    trusting = Compositor(BlendOptions(colour=1.0), colour_guard=0.0).composite(frame, [cast])
     for p in range(3):
         assert np.abs(guarded.planes[p].astype(int) - frame.planes[p]).max() <= 1
     assert trusting.planes[2][60, 80] - frame.planes[2][60, 80] > 8  # Cr in the middle of the face
+
+
+def test_damped_colour_keeps_luma_and_lets_a_share_of_colour_through() -> None:
+    delta = np.random.default_rng(3).normal(0, 0.1, (3, 8, 8)).astype(np.float32)
+    weights = np.array([0.299, 0.587, 0.114])
+    luma = np.tensordot(weights, delta, 1)
+    np.testing.assert_allclose(np.tensordot(weights, damp_colour(delta, 0.3), 1), luma, atol=1e-6)
+    np.testing.assert_allclose(damp_colour(delta, 0.3) - luma, 0.3 * (delta - luma), atol=1e-6)
+    np.testing.assert_allclose(damp_colour(delta, 1.0), delta, atol=1e-7)
+
+
+def test_without_colour_the_chroma_planes_stay() -> None:
+    frame = textured(YUV420)
+    blue_eyes = crop_of(frame, CENTRE)
+    painted = Restoration(blue_eyes, blue_eyes.image + np.array([-0.3, 0.0, 0.4], np.float32)[:, None, None])
+    out = Compositor(BlendOptions(colour=0.0), colour_guard=0.0).composite(frame, [painted])
+    assert (out.planes[0] != frame.planes[0]).any()
+    np.testing.assert_array_equal(out.planes[1], frame.planes[1])
+    np.testing.assert_array_equal(out.planes[2], frame.planes[2])
 
 
 def test_the_guard_takes_low_frequencies_and_leaves_detail() -> None:

@@ -16,8 +16,9 @@ from vidrestore.config import BlendOptions
 from vidrestore.kernels import composite, signal_delta
 from vidrestore.types import Frame, Restoration
 
-__all__ = ["Compositor", "guard_colour"]
+__all__ = ["Compositor", "damp_colour", "guard_colour"]
 
+_LUMA = np.array([0.299, 0.587, 0.114], np.float32)  # Rec. 601, as everything that networks are trained on
 _GUARD_SIGMA = 0.15  # of the side, one and a half eye widths: shading stays, a patch's colour does not pass
 
 
@@ -89,9 +90,26 @@ class Compositor:
 
     def _delta(self, frame: Frame, restoration: Restoration, mask: NDArray[np.float32]) -> NDArray[np.float32]:
         degraded, restored = restoration.crop.image, restoration.image
-        if self.colour_guard > 0.0:
-            restored = degraded + guard_colour(restored - degraded, mask, self.colour_guard)
+        if self.colour_guard > 0.0 or self.options.colour < 1.0:
+            delta = damp_colour(restored - degraded, self.options.colour)
+            if self.colour_guard > 0.0:
+                delta = guard_colour(delta, mask, self.colour_guard)
+            restored = degraded + delta
         return signal_delta(degraded, restored, frame.format)
+
+
+def damp_colour(delta: NDArray[np.float32], share: float) -> NDArray[np.float32]:
+    """Keeps the change of luma and ``share`` of the change of colour: luma + share * (delta - luma).
+
+    Args:
+        delta: (3, S, S) in R'G'B'.
+        share: in [0, 1]; 0 leaves a grey difference, so that chroma planes do not change at all.
+
+    Returns:
+        (3, S, S).
+    """
+    luma = np.tensordot(_LUMA, delta, 1)
+    return np.asarray(luma + np.float32(share) * (delta - luma), np.float32)
 
 
 def guard_colour(delta: NDArray[np.float32], mask: NDArray[np.float32], share: float) -> NDArray[np.float32]:
