@@ -17,7 +17,7 @@ import torch
 from quality_compact import real_faces, to_bytes
 from torch import Tensor
 
-from vidrestore.restore.compact import COMPACT_SIZE, CompactNet, load_compact
+from vidrestore.restoration.compact import COMPACT_SIZE, CompactNet, load_compact
 from vidrestore.train.data import HeldOut, list_images
 
 NUMBERS = {"light": (5, 64), "medium": (17, 90), "heavy": (41, 118)}

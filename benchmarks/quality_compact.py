@@ -30,8 +30,8 @@ from vidrestore.errors import WeightsError
 from vidrestore.evaluate.image import psnr, ssim
 from vidrestore.evaluate.perceptual import ShiftTolerantLpips
 from vidrestore.geometry import mean_scale
-from vidrestore.restore.align import crop_from_display
-from vidrestore.restore.compact import COMPACT_SIZE, CompactNet, load_compact
+from vidrestore.restoration.align import crop_from_display
+from vidrestore.restoration.compact import COMPACT_SIZE, CompactNet, load_compact
 from vidrestore.train.data import HeldOut, list_images
 from vidrestore.train.degrade import LEVELS, degrade
 

@@ -23,7 +23,7 @@ from vidrestore.geometry import apply
 from vidrestore.kernels import sample_crops
 from vidrestore.picture import frame_from_rgb, info_of_frames, rgb_from_frame
 from vidrestore.pipeline import RestoredVideo, restore, restore_frames
-from vidrestore.restore.align import crop_from_display
+from vidrestore.restoration.align import crop_from_display
 from vidrestore.types import Frame
 
 LOSSLESS = load_config(overrides={"encode": {"codec": "ffv1"}, "restore": {"device": "cpu"}})

@@ -10,7 +10,7 @@ from pathlib import Path
 import pytest
 
 ROOT = Path(__file__).parent.parent
-STAGES = {"decode", "detect", "track", "restore", "blend", "encode"}
+STAGES = {"decode", "detect", "track", "restoration", "blend", "encode"}
 LEAVES = {"types", "errors", "geometry", "config"}
 COMMON = LEAVES | {"device", "kernels", "picture"}
 ALLOWED: dict[str, set[str]] = {
@@ -24,7 +24,7 @@ ALLOWED: dict[str, set[str]] = {
     "ahead": {"types"},
     "presets": set(),
     "evaluate": COMMON | {"evaluate"},
-    "train": COMMON | {"train", "restore", "evaluate", "decode", "detect", "track"},
+    "train": COMMON | {"train", "restoration", "evaluate", "decode", "detect", "track"},
     **{stage: COMMON | {stage} for stage in STAGES},
 }
 TOP = {"pipeline", "probe", "doctor", "cli", "__main__", "__init__"}  # these put the parts together

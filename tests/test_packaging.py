@@ -46,8 +46,8 @@ def test_the_version_is_one() -> None:
     [
         ("vidrestore", "py.typed"),
         ("vidrestore.presets", "archive.toml"),
-        ("vidrestore.restore.data", "compact.safetensors"),
-        ("vidrestore.restore.data", "compact.md"),
+        ("vidrestore.restoration.data", "compact.safetensors"),
+        ("vidrestore.restoration.data", "compact.md"),
     ],
 )
 def test_data_files_are_found_through_the_package(package: str, name: str) -> None:
@@ -68,4 +68,4 @@ def test_every_public_name_exists() -> None:
 
 
 def test_shipped_weights_are_small() -> None:
-    assert (resources.files("vidrestore.restore.data") / "compact.safetensors").stat().st_size <= 10_000_000
+    assert (resources.files("vidrestore.restoration.data") / "compact.safetensors").stat().st_size <= 10_000_000

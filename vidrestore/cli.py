@@ -224,7 +224,7 @@ def presets_show_command(
 @models_app.command("list")
 def models_list_command(as_json: JsonFlag = False) -> ExitStatus:
     """Name the weight files that can be used, and which are here."""
-    from vidrestore.restore.weights import MODELS, WeightStore
+    from vidrestore.restoration.weights import MODELS, WeightStore
 
     store = WeightStore()
     here = {name: store.receipt(name) is not None for name in MODELS}
@@ -245,10 +245,10 @@ def models_card_command(
     name: Annotated[str, typer.Argument(help="A model's name.")], as_json: JsonFlag = False
 ) -> ExitStatus:
     """Tell a model's origin, licence and checksum."""
-    from vidrestore.restore.weights import WeightStore, find_model
+    from vidrestore.restoration.weights import WeightStore, find_model
 
     if name == "compact":
-        typer.echo((resources.files("vidrestore.restore.data") / "compact.md").read_text("utf-8"))
+        typer.echo((resources.files("vidrestore.restoration.data") / "compact.md").read_text("utf-8"))
         return ExitStatus.WHOLE
     entry, store = find_model(name), WeightStore()
     receipt = store.receipt(name)
@@ -277,8 +277,8 @@ def models_convert_command(
     accept: Annotated[bool, typer.Option("--accept-licence", help="You have read the licence and accept it.")] = False,
 ) -> ExitStatus:
     """Read a published weight file, once and safely, into a form that runs can load."""
-    from vidrestore.restore.convert import convert_weights
-    from vidrestore.restore.weights import WeightStore, find_model
+    from vidrestore.restoration.convert import convert_weights
+    from vidrestore.restoration.weights import WeightStore, find_model
 
     entry, store = find_model(name), WeightStore()
     if not entry.allows_commercial_use:
@@ -293,7 +293,7 @@ def models_convert_command(
 @models_app.command("verify")
 def models_verify_command() -> ExitStatus:
     """Compare the converted files with what was recorded when they were made."""
-    from vidrestore.restore.weights import MODELS, WeightStore
+    from vidrestore.restoration.weights import MODELS, WeightStore
 
     store = WeightStore()
     for name in MODELS:

@@ -142,7 +142,7 @@ def _detector() -> str:
 
 
 def _weights() -> str:
-    from vidrestore.restore.compact import load_compact, shipped_weights
+    from vidrestore.restoration.compact import load_compact, shipped_weights
 
     network = load_compact()
     with torch.inference_mode():

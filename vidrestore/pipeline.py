@@ -23,7 +23,7 @@ from vidrestore.detect.yunet import YuNet
 from vidrestore.device import describe_device
 from vidrestore.encode.writer import VideoWriter, check_target
 from vidrestore.errors import DecodeError
-from vidrestore.restore.restorer import FaceRestorer, Restorer, load_restorer
+from vidrestore.restoration.restorer import FaceRestorer, Restorer, load_restorer
 from vidrestore.track.tracker import Tracker
 from vidrestore.types import Frame, StageTime, StreamInfo, Track, TrackedFrame
 

@@ -16,7 +16,7 @@ from vidrestore.decode.samples import sample_frames
 from vidrestore.detect.detector import Detector
 from vidrestore.detect.yunet import YuNet
 from vidrestore.device import describe_device
-from vidrestore.restore.restorer import Restorer, load_restorer
+from vidrestore.restoration.restorer import Restorer, load_restorer
 from vidrestore.types import StreamInfo
 
 __all__ = ["ProbeReport", "probe"]

@@ -20,7 +20,7 @@ import cv2
 import numpy as np
 
 from vidrestore.geometry import apply, compose, scale_about_pixel_edges
-from vidrestore.restore.align import FFHQ_TEMPLATE_512
+from vidrestore.restoration.align import FFHQ_TEMPLATE_512
 from vidrestore.train.faces import FaceGenerator
 
 HERE = Path(__file__).parent
@@ -114,14 +114,14 @@ def render(scenes: list[Scene], height: int, width: int) -> tuple[list[np.ndarra
     frames: list[np.ndarray] = []
     truth: list[list[dict[str, object]]] = []
     for scene in scenes:
-        latents = [(generator.latent(p.seed, 0.75), generator.latent(p.other_seed, 0.75)) for p in scene.people]
+        latents = [(generator.style(p.seed, 0.75), generator.style(p.other_seed, 0.75)) for p in scene.people]
         for _ in range(scene.num_frames):
             t_s = float(len(frames) / RATE)
             picture = background(scene.background_seed, height, width, t_s)
             faces: list[dict[str, object]] = []
             for person, (own, other) in zip(scene.people, latents, strict=True):
                 share = 0.14 * (1 + np.sin(2.7 * t_s + person.phase))
-                crop = generator.picture(own + share * (other - own), 512)[..., ::-1]
+                crop = generator.picture((own + share * (other - own)).astype(np.float32))[..., ::-1]
                 frame_from_crop = crop_from_scene(person, t_s)
                 paste(picture, np.ascontiguousarray(crop), mask, frame_from_crop)
                 points = apply(frame_from_crop, FFHQ_TEMPLATE_512)

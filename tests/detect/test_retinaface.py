@@ -28,7 +28,7 @@ from vidrestore.detect.retinaface import (
     suppress,
 )
 from vidrestore.errors import VidrestoreError, WeightsError
-from vidrestore.restore.seeded import fill_seeded, seeded_state, seeded_values
+from vidrestore.restoration.seeded import fill_seeded, seeded_state, seeded_values
 
 GOLDEN = runpy.run_path(str(Path(__file__).parents[1] / "golden" / "make_golden_networks.py"))
 TINY = {

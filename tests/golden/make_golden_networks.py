@@ -22,10 +22,10 @@ from torch import Tensor, nn
 from torch.nn import functional
 
 from vidrestore.detect.retinaface import MOBILENET, RESNET50, RetinaFace, RetinaFaceDims
-from vidrestore.restore.codeformer import COLORIZATION, INPAINTING, RESTORATION, CodeFormer, CodeFormerDims
-from vidrestore.restore.parsenet import ParseNet, ParseNetDims
-from vidrestore.restore.seeded import fill_seeded, seeded_values
-from vidrestore.restore.vqgan import DiscriminatorDims, PatchDiscriminator, VQAutoencoder, VqganDims
+from vidrestore.restoration.codeformer import COLORIZATION, INPAINTING, RESTORATION, CodeFormer, CodeFormerDims
+from vidrestore.restoration.parsenet import ParseNet, ParseNetDims
+from vidrestore.restoration.seeded import fill_seeded, seeded_values
+from vidrestore.restoration.vqgan import DiscriminatorDims, PatchDiscriminator, VQAutoencoder, VqganDims
 
 FOLDER = Path(__file__).parent
 TOLERANCE = 1e-4  # of float32, as a share of the spread of the expected values

@@ -12,7 +12,7 @@ import pytest
 import torch
 
 from vidrestore.errors import ConfigError, WeightsError
-from vidrestore.restore.compact import CompactDims, load_compact
+from vidrestore.restoration.compact import CompactDims, load_compact
 from vidrestore.train.loop import (
     OptimiserOptions,
     Phase,

@@ -27,7 +27,7 @@ from numpy.typing import NDArray
 
 from vidrestore.errors import ConfigError
 
-__all__ = ["FACE_SIZE", "find_generator", "make_faces"]
+__all__ = ["FACE_SIZE", "FaceGenerator", "find_generator", "make_faces"]
 
 FACE_SIZE = 512
 """Side of a face in pixels; the generator makes 1024, whose finest octave holds little."""
@@ -52,6 +52,39 @@ def find_generator() -> Path:
         if (data / "MappingNetwork.xml").is_file() and (data / "SynthesisNetwork.xml").is_file():
             return data
     raise ConfigError("making faces needs the generator: pip install --no-deps random-face==2021.7.21.1")
+
+
+class FaceGenerator:
+    """The generator, loaded: seeds become styles, styles become faces.
+
+    Args:
+        threads: of the generator; None is one per core.
+
+    Raises:
+        ConfigError: ``random-face`` or ``openvino`` is not installed.
+    """
+
+    def __init__(self, threads: int | None = None) -> None:
+        self._mapping, self._synthesis = _open_generator(find_generator(), threads or os.cpu_count() or 1)
+        self._mean: NDArray[np.float32] | None = None
+
+    def style(self, seed: int, psi: float | None = None) -> NDArray[np.float32]:
+        """w of a seed, (1, 512), drawn towards the mean.
+
+        Args:
+            seed: the face's number.
+            psi: share of the way from the mean to the seed's own w; None draws it from the seed, as for training.
+        """
+        if self._mean is None:
+            draws = [self._mapping(_latent(_MEAN_SEED + i)[0]) for i in range(_MEAN_COUNT)]
+            self._mean = np.asarray(np.mean(draws, 0))
+        z, own_psi = _latent(seed)
+        share = own_psi if psi is None else psi
+        return np.asarray(self._mean + share * (self._mapping(z) - self._mean), dtype=np.float32)
+
+    def picture(self, style: NDArray[np.float32]) -> NDArray[np.uint8]:
+        """The face of a style, (512, 512, 3) uint8 RGB. May be called from several threads."""
+        return _render(self._synthesis, style)
 
 
 def make_faces(
@@ -83,13 +116,13 @@ def make_faces(
     target = Path(folder)
     target.mkdir(parents=True, exist_ok=True)
     cores = threads or os.cpu_count() or 1
-    mapping, synthesis = _open_generator(find_generator(), cores)
+    generator = FaceGenerator(cores)
     missing = [i for i in range(start, start + count) if not _path(target, i).is_file()]
-    styles = _styles(mapping, missing) if missing else {}
+    styles = {number: generator.style(number) for number in missing}
 
     def make(number: int) -> None:
         if number in styles:
-            _write(_path(target, number), _render(synthesis, styles[number]))
+            _write(_path(target, number), generator.picture(styles[number]))
 
     with ThreadPoolExecutor(cores) as pool:
         for done, _ in enumerate(pool.map(make, range(start, start + count)), 1):
@@ -105,16 +138,6 @@ def _path(folder: Path, number: int) -> Path:
 def _latent(seed: int) -> tuple[NDArray[np.float32], float]:
     rng = np.random.RandomState(seed)  # the legacy generator, whose stream never changes
     return rng.randn(1, 512).astype(np.float32), float(rng.uniform(*_PSI))
-
-
-def _styles(mapping: _Mapping, numbers: list[int]) -> dict[int, NDArray[np.float32]]:
-    """Number -> w, drawn towards the mean by the face's own truncation."""
-    mean = np.mean([mapping(_latent(_MEAN_SEED + i)[0]) for i in range(_MEAN_COUNT)], 0)
-    styles = {}
-    for number in numbers:
-        z, psi = _latent(number)
-        styles[number] = np.asarray(mean + psi * (mapping(z) - mean), dtype=np.float32)
-    return styles
 
 
 def _open_generator(folder: Path, threads: int) -> tuple[_Mapping, Any]:

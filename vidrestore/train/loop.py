@@ -31,7 +31,7 @@ from torch import Tensor
 
 from vidrestore.errors import ConfigError, WeightsError
 from vidrestore.evaluate.perceptual import ShiftTolerantLpips
-from vidrestore.restore.compact import CompactDims, CompactNet, save_compact
+from vidrestore.restoration.compact import CompactDims, CompactNet, save_compact
 from vidrestore.train.data import FaceCache, FacePairs, HeldOut, batches, list_images, split_held_out
 from vidrestore.train.losses import absolute_error, laplacian_error, perceptual_error, sample_weights, unsteadiness
 

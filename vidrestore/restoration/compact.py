@@ -25,7 +25,7 @@ Size:
     2.8 M parameters, 1.0 G multiply-adds per face at the default widths. Sides of the input must be multiples of 32.
 
 Weights:
-    ``vidrestore/restore/data/compact.safetensors``, float16 on disk, our own, Apache-2.0; its card is
+    ``vidrestore/restoration/data/compact.safetensors``, float16 on disk, our own, Apache-2.0; its card is
     ``compact.md`` beside it.
 
 Precision:
@@ -236,7 +236,7 @@ class CompactNet(nn.Module):
 
 def shipped_weights() -> Path:
     """The path of ``compact.safetensors`` in the installed package."""
-    return Path(str(resources.files("vidrestore.restore.data").joinpath("compact.safetensors")))
+    return Path(str(resources.files("vidrestore.restoration.data").joinpath("compact.safetensors")))
 
 
 def save_compact(network: CompactNet, path: str | os.PathLike[str], *, notes: Mapping[str, str] | None = None) -> None:

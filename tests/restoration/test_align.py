@@ -8,7 +8,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from vidrestore.geometry import apply
-from vidrestore.restore.align import FFHQ_TEMPLATE_512, crop_from_display, template
+from vidrestore.restoration.align import FFHQ_TEMPLATE_512, crop_from_display, template
 
 
 def test_the_template_scales_about_the_picture_s_edges() -> None:

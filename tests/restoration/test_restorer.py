@@ -11,8 +11,8 @@ import torch
 from vidrestore.config import RestoreOptions
 from vidrestore.errors import DeviceError
 from vidrestore.picture import frame_from_rgb, info_of_frames
-from vidrestore.restore.align import template
-from vidrestore.restore.restorer import FaceRestorer, load_restorer
+from vidrestore.restoration.align import template
+from vidrestore.restoration.restorer import FaceRestorer, load_restorer
 from vidrestore.types import Track, TrackedFrame
 
 RNG = np.random.default_rng(0)

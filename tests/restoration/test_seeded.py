@@ -9,8 +9,8 @@ import pytest
 import torch
 from torch import Tensor, nn
 
-from vidrestore.restore.seeded import fill_seeded, seeded_state, seeded_values
-from vidrestore.restore.vqgan import Encoder, PatchDiscriminator, VQAutoencoder, VqganDims
+from vidrestore.restoration.seeded import fill_seeded, seeded_state, seeded_values
+from vidrestore.restoration.vqgan import Encoder, PatchDiscriminator, VQAutoencoder, VqganDims
 
 SMALL = VqganDims(image_size=64, base_channels=32, multipliers=(1, 2), attention_sizes=(32,), codebook_size=64)
 

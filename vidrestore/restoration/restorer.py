@@ -17,11 +17,11 @@ from vidrestore.device import choose_device, choose_precision
 from vidrestore.errors import DeviceError, VidrestoreError
 from vidrestore.geometry import compose
 from vidrestore.kernels.sample import sample_crops
-from vidrestore.restore.align import crop_from_display
-from vidrestore.restore.codeformer import RESTORATION, CodeFormer
-from vidrestore.restore.compact import COMPACT_SIZE, load_compact
-from vidrestore.restore.vqgan import load_published
-from vidrestore.restore.weights import WeightStore
+from vidrestore.restoration.align import crop_from_display
+from vidrestore.restoration.codeformer import RESTORATION, CodeFormer
+from vidrestore.restoration.compact import COMPACT_SIZE, load_compact
+from vidrestore.restoration.vqgan import load_published
+from vidrestore.restoration.weights import WeightStore
 from vidrestore.types import Crop, Restoration, StreamInfo, TrackedFrame
 
 __all__ = ["FaceRestorer", "Restorer", "load_restorer"]

@@ -13,8 +13,8 @@ from torch import Tensor, nn
 from torch.nn import functional
 
 from vidrestore.errors import WeightsError
-from vidrestore.restore.seeded import fill_seeded, seeded_state, seeded_values
-from vidrestore.restore.vqgan import (
+from vidrestore.restoration.seeded import fill_seeded, seeded_state, seeded_values
+from vidrestore.restoration.vqgan import (
     AttnBlock,
     Downsample,
     Encoder,

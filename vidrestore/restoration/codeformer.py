@@ -37,7 +37,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional
 
-from vidrestore.restore.vqgan import (
+from vidrestore.restoration.vqgan import (
     Encoder,
     Encoding,
     Generator,

@@ -14,11 +14,11 @@ import torch
 from vidrestore import cli
 from vidrestore.config import RestoreOptions
 from vidrestore.errors import ConfigError, WeightsError
-from vidrestore.restore.codeformer import RESTORATION, CodeFormer
-from vidrestore.restore.convert import convert_weights
-from vidrestore.restore.restorer import load_restorer
-from vidrestore.restore.seeded import seeded_state
-from vidrestore.restore.weights import WeightStore, find_model
+from vidrestore.restoration.codeformer import RESTORATION, CodeFormer
+from vidrestore.restoration.convert import convert_weights
+from vidrestore.restoration.restorer import load_restorer
+from vidrestore.restoration.seeded import seeded_state
+from vidrestore.restoration.weights import WeightStore, find_model
 
 ENTRY = find_model("codeformer")
 
@@ -82,7 +82,7 @@ def test_another_network_s_file_is_refused_by_its_first_key(tmp_path: Path, stor
 
 def test_the_child_cannot_reach_out(tmp_path: Path) -> None:
     script = (
-        "import sys, os, socket, pathlib; from vidrestore.restore.convert import _shut_the_door;"
+        "import sys, os, socket, pathlib; from vidrestore.restoration.convert import _shut_the_door;"
         f"_shut_the_door(pathlib.Path({str(tmp_path / 'target')!r})); {{}}"
     )
     import subprocess

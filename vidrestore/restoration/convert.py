@@ -15,7 +15,7 @@ from pathlib import Path
 from typing import Any
 
 from vidrestore.errors import ConfigError, WeightsError
-from vidrestore.restore.weights import ModelEntry, Receipt, WeightStore, sha256_of
+from vidrestore.restoration.weights import ModelEntry, Receipt, WeightStore, sha256_of
 
 __all__ = ["convert_weights"]
 
@@ -58,7 +58,7 @@ def convert_weights(source: Path, entry: ModelEntry, store: WeightStore, *, acce
 
 
 def _run_child(source: Path, part: Path, entry: ModelEntry) -> None:
-    command = [sys.executable, "-I", "-c", "from vidrestore.restore.convert import child; child()"]
+    command = [sys.executable, "-I", "-c", "from vidrestore.restoration.convert import child; child()"]
     arguments = [str(source.absolute()), str(part.absolute()), entry.network]
     try:
         done = subprocess.run([*command, *arguments], capture_output=True, text=True, timeout=2 * CPU_S, check=False)
@@ -81,8 +81,8 @@ def child() -> None:
     import torch
     from safetensors.torch import save_file
 
-    from vidrestore.restore.codeformer import RESTORATION, CodeFormer
-    from vidrestore.restore.vqgan import load_published
+    from vidrestore.restoration.codeformer import RESTORATION, CodeFormer
+    from vidrestore.restoration.vqgan import load_published
 
     assert network == "codeformer"
     with torch.device("meta"):

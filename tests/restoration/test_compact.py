@@ -15,7 +15,7 @@ from safetensors.torch import load_file, save_file
 from vidrestore.errors import WeightsError
 from vidrestore.evaluate.image import psnr, ssim
 from vidrestore.evaluate.perceptual import ShiftTolerantLpips
-from vidrestore.restore.compact import CompactDims, CompactNet, load_compact, save_compact, shipped_weights
+from vidrestore.restoration.compact import CompactDims, CompactNet, load_compact, save_compact, shipped_weights
 
 SMALL = CompactDims((8, 12, 16), (1, 0, 1), (1, 1))
 PAIRS = Path(__file__).parent.parent / "golden" / "compact_pairs.npz"

@@ -14,7 +14,7 @@ from torch import Tensor, nn
 from torch.nn import functional
 
 from vidrestore.errors import WeightsError
-from vidrestore.restore.codeformer import (
+from vidrestore.restoration.codeformer import (
     COLORIZATION,
     INPAINTING,
     RESTORATION,
@@ -24,8 +24,8 @@ from vidrestore.restore.codeformer import (
     TransformerLayer,
     match_statistics,
 )
-from vidrestore.restore.seeded import fill_seeded, seeded_state, seeded_values
-from vidrestore.restore.vqgan import VQAutoencoder, VqganDims, load_published
+from vidrestore.restoration.seeded import fill_seeded, seeded_state, seeded_values
+from vidrestore.restoration.vqgan import VQAutoencoder, VqganDims, load_published
 
 GOLDEN = runpy.run_path(str(Path(__file__).parents[1] / "golden" / "make_golden_networks.py"))
 SMALL: CodeFormerDims = GOLDEN["SMALL_CODEFORMER"]

@@ -10,9 +10,9 @@ import torch
 from torch import Tensor, nn
 
 from vidrestore.errors import WeightsError
-from vidrestore.restore.parsenet import LABELS, PASTED_LABELS, ConvLayer, ParseNet, ParseNetDims, ResidualBlock
-from vidrestore.restore.seeded import fill_seeded, seeded_state, seeded_values
-from vidrestore.restore.vqgan import load_published
+from vidrestore.restoration.parsenet import LABELS, PASTED_LABELS, ConvLayer, ParseNet, ParseNetDims, ResidualBlock
+from vidrestore.restoration.seeded import fill_seeded, seeded_state, seeded_values
+from vidrestore.restoration.vqgan import load_published
 
 GOLDEN = runpy.run_path(str(Path(__file__).parents[1] / "golden" / "make_golden_networks.py"))
 SMALL: ParseNetDims = GOLDEN["SMALL_PARSENET"]
