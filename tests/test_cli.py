@@ -65,7 +65,7 @@ def test_quiet_says_nothing(face_clip: Path, tmp_path: Path, capfd: pytest.Captu
         (["restore", "{tmp}", "-o", "{tmp}/o.mp4"], 2, "is a folder, expected a video file"),
         (["restore", "{text}", "-o", "{tmp}/o.mp4"], 2, r"notes\.txt: is not a video file"),
         (["restore", "{sound}", "-o", "{tmp}/o.mp4"], 2, "no video stream"),
-        (["restore", "{clip}", "-o", "{text}"], 1, "notes.txt: .*exists already"),
+        (["restore", "{clip}", "-o", "{there}"], 1, r"there\.mp4: exists already"),
         (["restore", "{clip}", "-o", "{clip}"], 1, "is the input itself"),
         (["restore", "{clip}", "-o", "{clip}", "--overwrite"], 1, "is the input itself"),
         (["restore", "{clip}", "-o", "{tmp}/none/o.mp4"], 1, "there is no folder"),
@@ -102,8 +102,10 @@ def test_a_mistake_gives_one_clear_line_and_its_status(
         frame = av.AudioFrame(format="s16", layout="mono", samples=800)
         frame.sample_rate = 8000
         container.mux(stream.encode(frame))
+    there = tmp_path / "there.mp4"
+    there.write_text("keep me", "utf-8")
     before = sorted(p.name for p in tmp_path.iterdir())
-    places = {"clip": str(face_clip), "tmp": str(tmp_path), "text": str(text), "sound": str(sound)}
+    places = {"clip": str(face_clip), "tmp": str(tmp_path), "text": str(text), "sound": str(sound), "there": str(there)}
     assert run(*(a.format(**places) for a in arguments)) == status
     out, err = capfd.readouterr()
     assert out == ""

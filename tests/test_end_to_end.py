@@ -112,8 +112,8 @@ def test_the_embedded_network_brings_faces_nearer_to_the_truth(face_clip: Path) 
                     sample_crops(f.planes, f.format, maps, 256)[0, :, 70:216, 56:200]
                     for f in (clean[index], degraded[index], restored.frame)
                 ]
-                before.append(psnr(crops[1], crops[0], data_range=2.0))
-                after.append(psnr(crops[2], crops[0], data_range=2.0))
+                before.append(psnr(crops[1], crops[0], peak=2.0))
+                after.append(psnr(crops[2], crops[0], peak=2.0))
     assert len(after) > 15
     assert np.mean(after) > np.mean(before) + 0.3, "decibels on the inner face, clip never seen in training"
     assert np.mean(np.array(after) > np.array(before)) > 0.8, "and not only on average"

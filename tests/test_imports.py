@@ -77,7 +77,7 @@ def test_importing_the_package_is_light() -> None:
     assert subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True).stdout == "[]\n"
 
 
-@pytest.mark.parametrize("word", ["pickle", "eval", "exec", "shell=True", "yaml"])
+@pytest.mark.parametrize("word", ["pickle", "marshal", "eval", "exec", "shell=True", "yaml"])
 def test_run_time_code_has_no_door_for_foreign_code(word: str) -> None:
     for path in modules():
         if part_of(path) == "train":

@@ -5,7 +5,7 @@ from __future__ import annotations
 import queue
 import threading
 import time
-from collections.abc import Generator, Iterator
+from collections.abc import Callable, Generator, Iterator
 from typing import Generic, TypeVar
 
 from vidrestore.types import StageTime
@@ -35,10 +35,16 @@ class Ahead(Generic[T]):
         source: the generator.
         size: most items that wait, >= 1.
         name: of the stage, for the thread and the timings.
+        check: called, in the thread of the one who iterates, before every item and every tenth of a second of waiting;
+            what it raises comes out there. A signal's handler that only sets a flag is asked in this way: an exception
+            out of the handler itself could strike between taking a queue's lock and giving it back.
     """
 
-    def __init__(self, source: Generator[T, None, None], size: int, name: str) -> None:
+    def __init__(
+        self, source: Generator[T, None, None], size: int, name: str, check: Callable[[], None] | None = None
+    ) -> None:
         self.name = name
+        self._check = check
         self._source = source
         self._queue: queue.Queue[T | _End] = queue.Queue(size)
         self._stopped = threading.Event()
@@ -54,7 +60,7 @@ class Ahead(Generic[T]):
         if self._ended:
             raise StopIteration
         begin = time.perf_counter()
-        item = self._queue.get()
+        item = self._get()
         self.waited_s += time.perf_counter() - begin
         if isinstance(item, _End):
             self._ended = True
@@ -63,6 +69,16 @@ class Ahead(Generic[T]):
                 raise item.error
             raise StopIteration
         return item
+
+    def _get(self) -> T | _End:
+        if self._check is None:
+            return self._queue.get()
+        while True:
+            self._check()
+            try:
+                return self._queue.get(timeout=_POLL_S)
+            except queue.Empty:
+                continue
 
     def close(self) -> None:
         """Stops the thread and waits until the generator has cleaned up. May be called twice."""

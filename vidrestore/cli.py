@@ -58,8 +58,12 @@ class ExitStatus(IntEnum):
     TERMINATED = 143
 
 
-class _Terminated(BaseException):
-    """SIGTERM arrived; unwinds like Ctrl-C, so that half-written files are removed."""
+class _Stopped(BaseException):
+    """Ctrl-C or SIGTERM arrived; unwinds everything, so that half-written files are removed."""
+
+    def __init__(self, number: int) -> None:
+        super().__init__(number)
+        self.status = ExitStatus.TERMINATED if number == signal.SIGTERM else ExitStatus.INTERRUPTED
 
 
 app = typer.Typer(
@@ -124,8 +128,8 @@ def restore_command(
 
     from vidrestore.pipeline import restore  # heavy: after the flags are known to be right
 
-    with _progress_bar(source, show=not quiet and not as_json) as tell:
-        result = restore(source, output, config, overwrite=overwrite, progress=tell)
+    with _signals_noted() as check, _progress_bar(source, show=not quiet and not as_json) as tell:
+        result = restore(source, output, config, overwrite=overwrite, progress=tell, check=check)
     if as_json:
         _print_json(result.as_dict() | {"exit_status": int(ExitStatus.WHOLE if result.is_whole else ExitStatus.LOSSES)})
     elif not quiet:
@@ -376,27 +380,26 @@ def main(arguments: list[str] | None = None) -> int:
     """Runs a command and gives its exit status; ``vidrestore`` in the shell."""
     arguments = sys.argv[1:] if arguments is None else arguments
     as_json = "--json" in arguments
-    with _terminable():
-        try:
-            status = app(args=arguments, prog_name="vidrestore", standalone_mode=False)
-            return int(status) if isinstance(status, int) else int(ExitStatus.WHOLE)
-        except typer.Exit as stop:
-            return int(stop.exit_code)
-        except (typer.TyperException, VidrestoreError, OSError, MemoryError) as error:
-            status = exit_status_of(error)
-            _report(error, status, as_json=as_json)
-            return int(status)
-        except (KeyboardInterrupt, typer.Abort):
-            _report("interrupted; nothing half-written was left", ExitStatus.INTERRUPTED, as_json=as_json)
-            return int(ExitStatus.INTERRUPTED)
-        except _Terminated:
-            _report("terminated; nothing half-written was left", ExitStatus.TERMINATED, as_json=as_json)
-            return int(ExitStatus.TERMINATED)
-        except Exception as error:  # noqa: BLE001, the last resort: a defect of ours, told as one
-            _errors.print(Text(traceback.format_exc().rstrip()))
-            message = f"internal error, please report it with the lines above: {type(error).__name__}: {error}"
-            _report(message, ExitStatus.INTERNAL, as_json=as_json)
-            return int(ExitStatus.INTERNAL)
+    try:
+        status = app(args=arguments, prog_name="vidrestore", standalone_mode=False)
+        return int(status) if isinstance(status, int) else int(ExitStatus.WHOLE)
+    except typer.Exit as stop:
+        return int(stop.exit_code)
+    except (typer.TyperException, VidrestoreError, OSError, MemoryError) as error:
+        status = exit_status_of(error)
+        _report(error, status, as_json=as_json)
+        return int(status)
+    except _Stopped as stopped:
+        word = "terminated" if stopped.status == ExitStatus.TERMINATED else "interrupted"
+        _report(f"{word}; nothing half-written was left", stopped.status, as_json=as_json)
+        return int(stopped.status)
+    except (KeyboardInterrupt, typer.Abort):
+        return int(ExitStatus.INTERRUPTED)
+    except Exception as error:  # noqa: BLE001, the last resort: a defect of ours, told as one
+        _errors.print(Text(traceback.format_exc().rstrip()))
+        message = f"internal error, please report it with the lines above: {type(error).__name__}: {error}"
+        _report(message, ExitStatus.INTERNAL, as_json=as_json)
+        return int(ExitStatus.INTERNAL)
 
 
 def exit_status_of(error: BaseException) -> ExitStatus:
@@ -413,19 +416,32 @@ def exit_status_of(error: BaseException) -> ExitStatus:
 
 
 @contextmanager
-def _terminable() -> Iterator[None]:
-    def stop(number: int, frame: FrameType | None) -> None:
-        raise _Terminated
+def _signals_noted() -> Iterator[Callable[[], None]]:
+    """Ctrl-C and SIGTERM only set a flag; the function given raises when it is asked. The second signal raises at once.
+
+    So no exception strikes in the middle of a lock, of a thread's start or of a file's creation.
+    """
+    noted: list[int] = []
+
+    def note(number: int, frame: FrameType | None) -> None:
+        noted.append(number)
+        if len(noted) > 1:
+            raise _Stopped(number)
+
+    def check() -> None:
+        if noted:
+            raise _Stopped(noted[0])
 
     try:
-        before = signal.signal(signal.SIGTERM, stop)
+        before = {number: signal.signal(number, note) for number in (signal.SIGINT, signal.SIGTERM)}
     except ValueError:  # not in the main thread: the program that called us keeps its own handling
-        yield
+        yield check
         return
     try:
-        yield
+        yield check
     finally:
-        signal.signal(signal.SIGTERM, before)
+        for number, handler in before.items():
+            signal.signal(number, handler)
 
 
 def _report(error: BaseException | str, status: ExitStatus, *, as_json: bool) -> None:

@@ -147,6 +147,8 @@ class RestoredVideo:
         config: defaults where None.
         restorer: a network to use in place of the configured one.
         finder: a face finder to use in place of YuNet.
+        check: called in the caller's thread before each frame and ten times a second of waiting; what it raises ends
+            the iteration.
 
     Raises:
         DecodeError: the file is missing or is no video that can be read.
@@ -161,8 +163,10 @@ class RestoredVideo:
         *,
         restorer: Restorer | None = None,
         finder: FaceFinder | None = None,
+        check: Callable[[], None] | None = None,
     ) -> None:
         self._config = config = config or RestoreConfig()
+        self._check = check
         self._reader = VideoReader(path, config.decode)
         self.info = self._reader.info
         self._stages: list[Ahead[Any]] = []
@@ -212,9 +216,12 @@ class RestoredVideo:
             raise ValueError("a RestoredVideo can be iterated once; open the file again")
         config = self._config
         decoded = Ahead(_closing(self._reader.decode()), QUEUE_FRAMES, "decode")
+        self._stages.append(decoded)  # one by one, so that close() finds each thread that was started
         tracked = Ahead(_tracked(decoded, self.info, config, self._finder), QUEUE_FRAMES, "track")
-        restored = Ahead(_restored(tracked, self._faces, Compositor(config.blend)), QUEUE_FRAMES, "restore")
-        self._stages = [decoded, tracked, restored]
+        self._stages.append(tracked)
+        compositor = Compositor(config.blend)
+        restored = Ahead(_restored(tracked, self._faces, compositor), QUEUE_FRAMES, "restore", self._check)
+        self._stages.append(restored)
         yield from restored
 
     def stage_times(self) -> dict[str, StageTime]:
@@ -237,6 +244,7 @@ def restore(
     overwrite: bool = False,
     progress: Callable[[Progress], None] | None = None,
     restorer: Restorer | None = None,
+    check: Callable[[], None] | None = None,
 ) -> RestoreResult:
     """Restores the faces of a video file into another file; the main job.
 
@@ -250,6 +258,8 @@ def restore(
         overwrite: replace an output that exists.
         progress: called after each frame, in the caller's thread.
         restorer: a network to use in place of the configured one.
+        check: called in the caller's thread before each frame and ten times a second of waiting; what it raises ends
+            the run, and nothing half-written stays.
 
     Raises:
         DecodeError: the input is missing or is no video that can be read.
@@ -264,7 +274,7 @@ def restore(
     encode_s = 0.0
     begin = time.perf_counter()
     with (
-        RestoredVideo(source, config, restorer=restorer) as video,
+        RestoredVideo(source, config, restorer=restorer, check=check) as video,
         VideoWriter(output, video.info, config.encode, source=source, overwrite=overwrite) as writer,
     ):
         for restored in video:
