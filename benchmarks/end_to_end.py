@@ -99,6 +99,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--rounds", type=int, default=3)
     parser.add_argument("--device", default="auto")
+    parser.add_argument("--frames", type=int, default=50, help="of the enlarged clip")
     parser.add_argument("--one", nargs=2, metavar=("SIDE", "CLIP"), help="one run, used by the script itself")
     arguments = parser.parse_args()
     if arguments.one:
@@ -106,7 +107,7 @@ def main() -> None:
         return
     before = machine()
     with tempfile.TemporaryDirectory() as folder:
-        large = enlarge(EXAMPLE, Path(folder) / "large.mp4", 1080, 50)
+        large = enlarge(EXAMPLE, Path(folder) / "large.mp4", 1080, arguments.frames)
         results = [
             compare(EXAMPLE, "example, 640x360", arguments.rounds, arguments.device),
             compare(large, "example enlarged, 1920x1080", arguments.rounds, arguments.device),

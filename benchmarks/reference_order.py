@@ -90,8 +90,9 @@ def _encode(pictures: list[Path], output: Path, rate: Fraction, config: RestoreC
         stream = container.add_stream("libx264", rate=rate, options=options)
         for index, path in enumerate(pictures):
             picture = cv2.imread(str(path))
-            stream.height, stream.width = picture.shape[:2]
-            stream.pix_fmt = "yuv420p"
+            if index == 0:
+                stream.height, stream.width = picture.shape[:2]
+                stream.pix_fmt = "yuv420p"
             frame = av.VideoFrame.from_ndarray(picture, format="bgr24").reformat(format="yuv420p")
             frame.pts = index
             container.mux(stream.encode(frame))
