@@ -27,7 +27,7 @@ ALLOWED: dict[str, set[str]] = {
     "train": COMMON | {"train", "restoration", "evaluate", "decode", "detect", "track"},
     **{stage: COMMON | {stage} for stage in STAGES},
 }
-TOP = {"pipeline", "probe", "doctor", "cli", "__main__", "__init__"}  # these put the parts together
+TOP = {"pipeline", "inspection", "doctor", "cli", "__main__", "__init__"}  # these put the parts together
 
 
 def modules() -> list[Path]:

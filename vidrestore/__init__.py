@@ -39,7 +39,7 @@ if TYPE_CHECKING:
         restore,
         restore_frames,
     )
-    from vidrestore.probe import ProbeReport, probe
+    from vidrestore.inspection import ProbeReport, probe
     from vidrestore.types import Frame, StreamInfo, Track
 
 __all__ = [
@@ -91,7 +91,7 @@ _HOMES = {
         "restore",
         "restore_frames",
     ),
-    "vidrestore.probe": ("ProbeReport", "probe"),
+    "vidrestore.inspection": ("ProbeReport", "probe"),
     "vidrestore.types": ("Frame", "StreamInfo", "Track"),
 }
 _HOME_OF = {name: home for home, names in _HOMES.items() for name in names}

@@ -154,7 +154,7 @@ def probe_command(
     """Tell what is in a video, which faces are found, and what `restore` would do and take."""
     overrides = {"restore": {"device": device}} if device is not None else None
     config = load_config(preset=preset, file=config_file, overrides=overrides)
-    from vidrestore.probe import probe
+    from vidrestore.inspection import probe
 
     report = probe(source, config)
     if as_json:
