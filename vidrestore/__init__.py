@@ -30,6 +30,7 @@ if TYPE_CHECKING:
         VidrestoreError,
         WeightsError,
     )
+    from vidrestore.inspection import ProbeReport, probe
     from vidrestore.picture import frame_from_rgb, info_of_frames, rgb_from_frame
     from vidrestore.pipeline import (
         Progress,
@@ -39,7 +40,6 @@ if TYPE_CHECKING:
         restore,
         restore_frames,
     )
-    from vidrestore.inspection import ProbeReport, probe
     from vidrestore.types import Frame, StreamInfo, Track
 
 __all__ = [
