@@ -1,4 +1,4 @@
-"""The commands: flags -> config -> pipeline -> exit status. The only file that prints.
+"""The command line: flags -> config -> pipeline -> exit status. It and its commands/ are the only ones that print.
 
 Results go to standard output, progress and errors to standard error.
 """
@@ -7,20 +7,13 @@ from __future__ import annotations
 
 import dataclasses
 import json
-import os
-import signal
 import sys
 import traceback
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
-from enum import IntEnum
-from fractions import Fraction
-from importlib import resources
 from pathlib import Path
-from types import FrameType
-from typing import Annotated, Any, TypeVar
+from typing import Annotated, Any
 
-import numpy as np
 import typer
 from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, TextColumn, TimeRemainingColumn
@@ -29,6 +22,19 @@ from rich.table import Table
 from rich.text import Text
 
 from vidrestore import __version__
+from vidrestore.commands import models, train
+from vidrestore.commands.common import (
+    ConfigOption,
+    DeviceOption,
+    ExitStatus,
+    JsonFlag,
+    PresetOption,
+    Stopped,
+    errors,
+    print_json,
+    say,
+    signals_noted,
+)
 from vidrestore.config import RestoreConfig, load_config, preset_names, preset_text
 from vidrestore.errors import (
     ConfigError,
@@ -42,29 +48,6 @@ from vidrestore.errors import (
 
 __all__ = ["ExitStatus", "main"]
 
-T = TypeVar("T")
-
-
-class ExitStatus(IntEnum):
-    """What the shell is told; documented in the README."""
-
-    WHOLE = 0
-    USAGE = 1
-    INPUT = 2
-    LOSSES = 3
-    RESOURCE = 4
-    INTERNAL = 5
-    INTERRUPTED = 130
-    TERMINATED = 143
-
-
-class _Stopped(BaseException):
-    """Ctrl-C or SIGTERM arrived; unwinds everything, so that half-written files are removed."""
-
-    def __init__(self, number: int) -> None:
-        super().__init__(number)
-        self.status = ExitStatus.TERMINATED if number == signal.SIGTERM else ExitStatus.INTERRUPTED
-
 
 app = typer.Typer(
     name="vidrestore",
@@ -75,18 +58,9 @@ app = typer.Typer(
     context_settings={"help_option_names": ["-h", "--help"]},
 )
 presets_app = typer.Typer(help="Named settings.", no_args_is_help=True)
-models_app = typer.Typer(help="Weights that do not come with the package.", no_args_is_help=True)
-train_app = typer.Typer(help="Train the networks that come with the package.", no_args_is_help=True)
 app.add_typer(presets_app, name="presets")
-app.add_typer(train_app, name="train")
-app.add_typer(models_app, name="models")
-
-_errors = Console(stderr=True, highlight=False)
-
-JsonFlag = Annotated[bool, typer.Option("--json", help="Print one JSON object instead of text.")]
-PresetOption = Annotated[str | None, typer.Option("--preset", "-p", help="Named settings; see `presets list`.")]
-ConfigOption = Annotated[Path | None, typer.Option("--config", help="A TOML file of settings, over the preset.")]
-DeviceOption = Annotated[str | None, typer.Option(help="auto, cpu, cuda, cuda:N or mps.")]
+app.add_typer(train.app, name="train")
+app.add_typer(models.app, name="models")
 
 
 @app.command("restore")
@@ -128,12 +102,12 @@ def restore_command(
 
     from vidrestore.pipeline import restore  # heavy: after the flags are known to be right
 
-    with _signals_noted() as check, _progress_bar(source, show=not quiet and not as_json) as tell:
+    with signals_noted() as check, _progress_bar(source, show=not quiet and not as_json) as tell:
         result = restore(source, output, config, overwrite=overwrite, progress=tell, check=check)
     if as_json:
-        _print_json(result.as_dict() | {"exit_status": int(ExitStatus.WHOLE if result.is_whole else ExitStatus.LOSSES)})
+        print_json(result.as_dict() | {"exit_status": int(ExitStatus.WHOLE if result.is_whole else ExitStatus.LOSSES)})
     elif not quiet:
-        _tell(
+        say(
             f"{result.output}: {result.num_frames} frames, {result.num_faces} faces of {result.num_people} people "
             f"restored in {result.elapsed_s:.1f} s "
             f"({result.num_frames / max(result.elapsed_s, 1e-9):.1f} frames/s on {result.device})"
@@ -158,7 +132,7 @@ def probe_command(
 
     report = probe(source, config)
     if as_json:
-        _print_json(dataclasses.asdict(report))
+        print_json(dataclasses.asdict(report))
         return ExitStatus.WHOLE
     out = Console(highlight=False)
     table = Table(show_header=False, box=None, padding=(0, 2, 0, 0))
@@ -177,7 +151,7 @@ def doctor_command(as_json: JsonFlag = False) -> ExitStatus:
     whole = all(check.is_good or check.is_optional for check in checks)
     status = ExitStatus.WHOLE if whole else ExitStatus.RESOURCE
     if as_json:
-        _print_json({"checks": [dataclasses.asdict(c) for c in checks], "exit_status": int(status)})
+        print_json({"checks": [dataclasses.asdict(c) for c in checks], "exit_status": int(status)})
         return status
     out = Console(highlight=False)
     table = Table(show_header=False, box=None, padding=(0, 2, 0, 0))
@@ -194,7 +168,7 @@ def presets_list_command(as_json: JsonFlag = False) -> ExitStatus:
     """Name the presets and whom they are for."""
     purposes = {name: preset_text(name).splitlines()[0].lstrip("# ") for name in preset_names()}
     if as_json:
-        _print_json(purposes)
+        print_json(purposes)
         return ExitStatus.WHOLE
     table = Table(show_header=False, box=None, padding=(0, 2, 0, 0))
     for name, purpose in purposes.items():
@@ -211,7 +185,7 @@ def presets_show_command(
     """Show every setting that a preset leads to; those it changes are marked."""
     config = load_config(preset=name)
     if as_json:
-        _print_json(config.as_dict())
+        print_json(config.as_dict())
         return ExitStatus.WHOLE
     default = RestoreConfig().as_dict()
     lines = [preset_text(name).splitlines()[0]]
@@ -223,144 +197,6 @@ def presets_show_command(
             lines.append(text + mark)
     typer.echo("\n".join(lines))
     return ExitStatus.WHOLE
-
-
-@models_app.command("list")
-def models_list_command(as_json: JsonFlag = False) -> ExitStatus:
-    """Name the weight files that can be used, and which are here."""
-    from vidrestore.restoration.weights import MODELS, WeightStore
-
-    store = WeightStore()
-    here = {name: store.receipt(name) is not None for name in MODELS}
-    if as_json:
-        _print_json([dataclasses.asdict(entry) | {"is_here": here[name]} for name, entry in MODELS.items()])
-        return ExitStatus.WHOLE
-    table = Table(show_header=False, box=None, padding=(0, 2, 0, 0))
-    table.add_row("compact", "here", "ours, comes with the package, Apache-2.0")
-    for name, entry in MODELS.items():
-        terms = "" if entry.allows_commercial_use else " (non-commercial)"
-        table.add_row(name, "here" if here[name] else "-", entry.purpose + terms)
-    Console(highlight=False).print(table)
-    return ExitStatus.WHOLE
-
-
-@models_app.command("card")
-def models_card_command(
-    name: Annotated[str, typer.Argument(help="A model's name.")], as_json: JsonFlag = False
-) -> ExitStatus:
-    """Tell a model's origin, licence and checksum."""
-    from vidrestore.restoration.weights import WeightStore, find_model
-
-    if name == "compact":
-        typer.echo((resources.files("vidrestore.restoration.data") / "compact.md").read_text("utf-8"))
-        return ExitStatus.WHOLE
-    entry, store = find_model(name), WeightStore()
-    receipt = store.receipt(name)
-    if as_json:
-        _print_json(dataclasses.asdict(entry) | {"receipt": receipt})
-        return ExitStatus.WHOLE
-    rows = {
-        "model": entry.name,
-        "purpose": entry.purpose,
-        "file": entry.file,
-        "address": entry.address,
-        "licence": entry.licence,
-        "commercial use": "allowed" if entry.allows_commercial_use else "not allowed",
-        "SHA-256": entry.sha256 or "not known",
-        "here": f"{store.path(name)}, from {receipt.source_file}" if receipt else "no",
-    }
-    for key, value in rows.items():
-        typer.echo(printable(f"{key}: {value}"))
-    return ExitStatus.WHOLE
-
-
-@models_app.command("convert")
-def models_convert_command(
-    name: Annotated[str, typer.Argument(help="Which model the file is, such as codeformer.")],
-    source: Annotated[Path, typer.Argument(metavar="FILE", help="The published .pth file.")],
-    accept: Annotated[bool, typer.Option("--accept-licence", help="You have read the licence and accept it.")] = False,
-) -> ExitStatus:
-    """Read a published weight file, once and safely, into a form that runs can load."""
-    from vidrestore.restoration.convert import convert_weights
-    from vidrestore.restoration.weights import WeightStore, find_model
-
-    entry, store = find_model(name), WeightStore()
-    if not entry.allows_commercial_use:
-        _tell(f"{entry.file} is under the {entry.licence}")
-    receipt = convert_weights(source, entry, store, accepts_licence=accept)
-    if entry.sha256 is not None and receipt.source_sha256 != entry.sha256:
-        _tell(f"its SHA-256 is {receipt.source_sha256}, others saw {entry.sha256}", head="note: ", style="yellow")
-    _tell(f"{store.path(name)}: ready; use it with --network {entry.network}")
-    return ExitStatus.WHOLE
-
-
-@models_app.command("verify")
-def models_verify_command() -> ExitStatus:
-    """Compare the converted files with what was recorded when they were made."""
-    from vidrestore.restoration.weights import MODELS, WeightStore
-
-    store = WeightStore()
-    for name in MODELS:
-        if store.receipt(name) is not None:
-            store.verify(name)
-            _tell(f"{name}: unchanged")
-    return ExitStatus.WHOLE
-
-
-@train_app.command("faces")
-def train_faces_command(
-    folder: Annotated[Path, typer.Argument(help="Where the pictures go.")],
-    count: Annotated[int, typer.Option(help="How many faces.", min=1)] = 4000,
-    start: Annotated[
-        int, typer.Option(help="Number of the first face; a face depends on its number alone.", min=0)
-    ] = 0,
-) -> ExitStatus:
-    """Make faces to train on, with the generator of the package random-face; those that are there are kept."""
-    from vidrestore.train.faces import make_faces
-
-    def tell(done: int, total: int) -> None:
-        if _errors.is_terminal or done % 100 == 0 or done == total:
-            _errors.print(f"{done} of {total} faces", end="\r" if _errors.is_terminal else "\n")
-
-    made = make_faces(folder, start, count, progress=tell)
-    _tell(f"{folder}: {made} faces made, {count - made} were there")
-    return ExitStatus.WHOLE
-
-
-@train_app.command("compact")
-def train_compact_command(
-    folder: Annotated[Path, typer.Argument(help="Where checkpoint, log and weights go; a run that is there goes on.")],
-    config_file: Annotated[str, typer.Option("--config", help="A TOML file, or a shipped one's name.")] = "compact",
-    as_json: JsonFlag = False,
-) -> ExitStatus:
-    """Train the compact network; Ctrl-C writes a checkpoint, and the same command goes on from it."""
-    from vidrestore.train import loop
-
-    path = Path(config_file)
-    config = loop.load_config(path if path.suffix == ".toml" else loop.shipped_config(config_file))
-    interrupted = False
-
-    def tell(step: int, share: float, values: Mapping[str, float]) -> None:
-        numbers = ", ".join(f"{name} {value:.4g}" for name, value in values.items())
-        _tell(f"step {step}, {100 * share:.1f} %: {numbers}")
-
-    def interrupt(number: int, frame: FrameType | None) -> None:
-        nonlocal interrupted
-        interrupted = True
-
-    before = signal.signal(signal.SIGINT, interrupt)
-    try:
-        report = loop.train(config, folder, progress=None if as_json else tell, stop=lambda: interrupted)
-    finally:
-        signal.signal(signal.SIGINT, before)
-    if as_json:
-        _print_json(dataclasses.asdict(report))
-    else:
-        gains = ", ".join(
-            f"{level} {degraded:.2f} -> {restored:.2f} dB" for level, (degraded, restored) in report.psnr.items()
-        )
-        _tell(f"{report.weights}: {report.steps} steps in {report.seconds:.0f} s; held-out faces: {gains}")
-    return ExitStatus.INTERRUPTED if interrupted else ExitStatus.WHOLE
 
 
 @app.callback(invoke_without_command=True)
@@ -389,14 +225,14 @@ def main(arguments: list[str] | None = None) -> int:
         status = exit_status_of(error)
         _report(error, status, as_json=as_json)
         return int(status)
-    except _Stopped as stopped:
+    except Stopped as stopped:
         word = "terminated" if stopped.status == ExitStatus.TERMINATED else "interrupted"
         _report(f"{word}; nothing half-written was left", stopped.status, as_json=as_json)
         return int(stopped.status)
     except (KeyboardInterrupt, typer.Abort):
         return int(ExitStatus.INTERRUPTED)
     except Exception as error:  # noqa: BLE001, the last resort: a defect of ours, told as one
-        _errors.print(Text(traceback.format_exc().rstrip()))
+        errors.print(Text(traceback.format_exc().rstrip()))
         message = f"internal error, please report it with the lines above: {type(error).__name__}: {error}"
         _report(message, ExitStatus.INTERNAL, as_json=as_json)
         return int(ExitStatus.INTERNAL)
@@ -415,35 +251,6 @@ def exit_status_of(error: BaseException) -> ExitStatus:
     return ExitStatus.INTERNAL
 
 
-@contextmanager
-def _signals_noted() -> Iterator[Callable[[], None]]:
-    """Ctrl-C and SIGTERM only set a flag; the function given raises when it is asked. The second signal raises at once.
-
-    So no exception strikes in the middle of a lock, of a thread's start or of a file's creation.
-    """
-    noted: list[int] = []
-
-    def note(number: int, frame: FrameType | None) -> None:
-        noted.append(number)
-        if len(noted) > 1:
-            raise _Stopped(number)
-
-    def check() -> None:
-        if noted:
-            raise _Stopped(noted[0])
-
-    try:
-        before = {number: signal.signal(number, note) for number in (signal.SIGINT, signal.SIGTERM)}
-    except ValueError:  # not in the main thread: the program that called us keeps its own handling
-        yield check
-        return
-    try:
-        yield check
-    finally:
-        for number, handler in before.items():
-            signal.signal(number, handler)
-
-
 def _report(error: BaseException | str, status: ExitStatus, *, as_json: bool) -> None:
     message = error.format_message() if isinstance(error, typer.TyperException) else str(error)
     message = message or type(error).__name__
@@ -451,22 +258,17 @@ def _report(error: BaseException | str, status: ExitStatus, *, as_json: bool) ->
         message = f"out of memory {message}"
     if as_json:
         kind = error if isinstance(error, str) else type(error).__name__
-        _print_json({"error": printable(message), "kind": kind, "exit_status": int(status)})
-    _tell(message, head="vidrestore: ", style="red")
+        print_json({"error": printable(message), "kind": kind, "exit_status": int(status)})
+    say(message, head="vidrestore: ", style="red")
 
 
 def _warn_of_losses(result: Any) -> None:
     for loss in result.losses:
-        _tell(loss.message, head="lost: ", style="yellow")
+        say(loss.message, head="lost: ", style="yellow")
     for skipped in result.skipped_streams:
-        _tell(skipped, head="not copied: ", style="yellow")
+        say(skipped, head="not copied: ", style="yellow")
     if result.num_kept_faces:
-        _tell(f"{result.num_kept_faces} faces, on which the network failed", head="left as they were: ", style="yellow")
-
-
-def _tell(message: str, *, head: str = "", style: str = "") -> None:
-    """One line on standard error, never folded."""
-    _errors.print(Text(head, style) + Text(printable(message)), soft_wrap=True)
+        say(f"{result.num_kept_faces} faces, on which the network failed", head="left as they were: ", style="yellow")
 
 
 def _overrides(settings: list[str]) -> dict[str, dict[str, Any]]:
@@ -487,7 +289,7 @@ def _overrides(settings: list[str]) -> dict[str, dict[str, Any]]:
 
 @contextmanager
 def _progress_bar(source: Path, *, show: bool) -> Iterator[Callable[[Any], None] | None]:
-    if not show or not _errors.is_terminal:
+    if not show or not errors.is_terminal:
         yield None
         return
     bar = ProgressBar(
@@ -496,7 +298,7 @@ def _progress_bar(source: Path, *, show: bool) -> Iterator[Callable[[Any], None]
         MofNCompleteColumn(),
         TextColumn("{task.fields[fps]:.1f} frames/s, {task.fields[faces]} faces"),
         TimeRemainingColumn(),
-        console=_errors,
+        console=errors,
         transient=True,
     )
     task = bar.add_task(Text(printable(source.name)).plain, total=None, fps=0.0, faces=0)
@@ -513,25 +315,6 @@ def _progress_bar(source: Path, *, show: bool) -> Iterator[Callable[[Any], None]
 
     with bar:
         yield tell
-
-
-def _print_json(value: Any) -> None:
-    sys.stdout.write(json.dumps(value, default=_plain, indent=2) + "\n")
-    sys.stdout.flush()
-
-
-def _plain(value: Any) -> Any:
-    if isinstance(value, Fraction):
-        return f"{value.numerator}/{value.denominator}"
-    if isinstance(value, np.ndarray):
-        return value.tolist()
-    if isinstance(value, np.generic):
-        return value.item()
-    if isinstance(value, os.PathLike):
-        return os.fspath(value)
-    if dataclasses.is_dataclass(value) and not isinstance(value, type):
-        return dataclasses.asdict(value)
-    raise TypeError(f"{type(value).__name__} has no JSON form")
 
 
 if __name__ == "__main__":
