@@ -147,7 +147,7 @@ class FaceRestorer:
             DeviceError: the device ran out of memory even for a single face.
             VidrestoreError: a result was not finite and ``on_error`` is ``stop``.
         """
-        crops = [crop for item in tracked for crop in self._sample(item)]
+        crops = [crop for item in tracked for crop in self.sample(item)]
         done: dict[int, list[Restoration]] = {item.frame.index: [] for item in tracked}
         begin = 0
         while begin < len(crops):
@@ -161,7 +161,8 @@ class FaceRestorer:
             begin += len(batch)
         return [done[item.frame.index] for item in tracked]
 
-    def _sample(self, item: TrackedFrame) -> list[Crop]:
+    def sample(self, item: TrackedFrame) -> list[Crop]:
+        """The faces of a frame in the network's square, in the order of its tracks."""
         if not item.tracks:
             return []
         size = self._restorer.size
