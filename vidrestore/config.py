@@ -25,6 +25,7 @@ __all__ = [
     "DecodeOptions",
     "DetectOptions",
     "EncodeOptions",
+    "LiveOptions",
     "RestoreConfig",
     "RestoreOptions",
     "TrackOptions",
@@ -134,6 +135,33 @@ class EncodeOptions:
 
 
 @dataclass(frozen=True, slots=True)
+class LiveOptions:
+    """A camera in, a restored picture out, while it happens."""
+
+    width: Annotated[int, Field(ge=16, le=7680)] = 1280
+    """Columns asked of a camera; one that cannot gives its nearest size."""
+    height: Annotated[int, Field(ge=16, le=4320)] = 720
+    """Rows asked of a camera."""
+    rate: Annotated[float, Field(gt=0.0, le=240.0)] = 30.0
+    """Frames per second asked of a camera."""
+    mirror: bool = False
+    """Show the picture as a mirror does, left and right exchanged."""
+    latency_budget_ms: Annotated[float, Field(ge=5.0, le=10_000.0)] = 90.0
+    """Age that a frame may have when it is handed to the sink. Sound that is not delayed leads the picture by as much,
+    and a lead of more than 90 ms is not acceptable at the end of a chain (ITU-R BT.1359-1)."""
+    adapts: bool = True
+    """Give up quality, step by step, while the budget is not kept, and take it back when there is room."""
+    hold_s: Annotated[float, Field(ge=0.0, le=60.0)] = 3.0
+    """Seconds that the last picture stays after the camera was lost; then a slate says so."""
+    preview_width_px: Annotated[int, Field(ge=160, le=3840)] = 960
+    """Widest picture that the browser page is sent."""
+    preview_quality: Annotated[int, Field(ge=30, le=95)] = 82
+    """JPEG quality of the browser page's pictures."""
+    max_clients: Annotated[int, Field(ge=1, le=64)] = 4
+    """Browsers and players that may be connected at once; each costs a copy of every picture."""
+
+
+@dataclass(frozen=True, slots=True)
 class RestoreConfig:
     """Everything that a run needs to know beside its input and output."""
 
@@ -143,6 +171,7 @@ class RestoreConfig:
     restore: RestoreOptions = field(default_factory=RestoreOptions)
     blend: BlendOptions = field(default_factory=BlendOptions)
     encode: EncodeOptions = field(default_factory=EncodeOptions)
+    live: LiveOptions = field(default_factory=LiveOptions)
 
     def as_dict(self) -> dict[str, dict[str, Any]]:
         """Nested plain values, ready for JSON."""
