@@ -25,6 +25,7 @@ ALLOWED: dict[str, set[str]] = {
     "presets": set(),
     "evaluate": COMMON | {"evaluate"},
     "train": COMMON | {"train", "restoration", "evaluate", "decode", "detect", "track"},
+    "live": COMMON | STAGES | {"live"},
     **{stage: COMMON | {stage} for stage in STAGES},
 }
 TOP = {"pipeline", "inspection", "doctor", "cli", "commands", "__main__", "__init__"}  # these put the parts together
