@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import dataclasses
+import importlib
 import signal
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
 from pathlib import Path
 from types import FrameType
 from typing import Annotated
@@ -13,7 +15,7 @@ import typer
 
 from vidrestore.commands.common import ExitStatus, JsonFlag, errors, print_json, say
 
-__all__ = ["app"]
+__all__ = ["RECIPES", "Recipe", "app"]
 
 app = typer.Typer(help="Train the networks that come with the package.", no_args_is_help=True)
 
@@ -38,22 +40,54 @@ def train_faces_command(
     return ExitStatus.WHOLE
 
 
-@app.command("compact")
-def train_compact_command(
-    folder: Annotated[Path, typer.Argument(help="Where checkpoint, log and weights go; a run that is there goes on.")],
-    config_file: Annotated[str, typer.Option("--config", help="A TOML file, or a shipped one's name.")] = "compact",
-    as_json: JsonFlag = False,
-) -> ExitStatus:
-    """Train the compact network; Ctrl-C writes a checkpoint, and the same command goes on from it."""
-    from vidrestore.train import loop
+@dataclass(frozen=True, slots=True)
+class Recipe:
+    """A training that can be asked for by name."""
 
+    module: str
+    """Under ``vidrestore.train``; has ``load_config(path, overrides)`` and ``train(config, folder, progress, stop)``,
+    which gives a :class:`vidrestore.train.run.RunReport`."""
+    config: str
+    """The shipped configuration that is used where none is named."""
+    help: str
+    """One line."""
+
+
+RECIPES = {
+    "compact": Recipe("loop", "compact", "Train the compact network."),
+}
+"""Name -> what ``vidrestore train NAME`` runs."""
+
+
+def _command_of(recipe: Recipe) -> Callable[..., ExitStatus]:
+    def command(
+        folder: Annotated[
+            Path, typer.Argument(help="Where checkpoint, log and weights go; a run that is there goes on.")
+        ],
+        config_file: Annotated[
+            str, typer.Option("--config", help="A TOML file, or a shipped one's name.")
+        ] = recipe.config,
+        settings: Annotated[
+            list[str] | None, typer.Option("--set", help="table.key=value over the file; may be repeated.")
+        ] = None,
+        as_json: JsonFlag = False,
+    ) -> ExitStatus:
+        return _train(recipe, folder, config_file, settings or [], as_json)
+
+    command.__doc__ = f"{recipe.help} Ctrl-C writes a checkpoint, and the same command goes on from it."
+    return command
+
+
+def _train(recipe: Recipe, folder: Path, config_file: str, settings: list[str], as_json: bool) -> ExitStatus:
+    from vidrestore.train.run import RunReport, shipped_config
+
+    module = importlib.import_module(f"vidrestore.train.{recipe.module}")
     path = Path(config_file)
-    config = loop.load_config(path if path.suffix == ".toml" else loop.shipped_config(config_file))
+    config = module.load_config(path if path.suffix == ".toml" else shipped_config(config_file), settings)
     interrupted = False
 
     def tell(step: int, share: float, values: Mapping[str, float]) -> None:
-        numbers = ", ".join(f"{name} {value:.4g}" for name, value in values.items())
-        say(f"step {step}, {100 * share:.1f} %: {numbers}")
+        say(f"step {step}, {100 * share:.1f} %: {_numbers(values)}")
 
     def interrupt(number: int, frame: FrameType | None) -> None:
         nonlocal interrupted
@@ -61,14 +95,19 @@ def train_compact_command(
 
     before = signal.signal(signal.SIGINT, interrupt)
     try:
-        report = loop.train(config, folder, progress=None if as_json else tell, stop=lambda: interrupted)
+        report: RunReport = module.train(config, folder, progress=None if as_json else tell, stop=lambda: interrupted)
     finally:
         signal.signal(signal.SIGINT, before)
     if as_json:
         print_json(dataclasses.asdict(report))
     else:
-        gains = ", ".join(
-            f"{level} {degraded:.2f} -> {restored:.2f} dB" for level, (degraded, restored) in report.psnr.items()
-        )
-        say(f"{report.weights}: {report.steps} steps in {report.seconds:.0f} s; held-out faces: {gains}")
+        say(f"{report.weights}: {report.steps} steps in {report.seconds:.0f} s; held out: {_numbers(report.values)}")
     return ExitStatus.INTERRUPTED if interrupted else ExitStatus.WHOLE
+
+
+def _numbers(values: Mapping[str, float]) -> str:
+    return ", ".join(f"{name} {value:.4g}" for name, value in values.items())
+
+
+for _name, _recipe in RECIPES.items():
+    app.command(_name)(_command_of(_recipe))

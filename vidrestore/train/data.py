@@ -13,6 +13,7 @@ import os
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import cv2
 import numpy as np
@@ -32,6 +33,7 @@ __all__ = [
     "batches",
     "list_images",
     "split_held_out",
+    "stream",
     "to_tensor",
 ]
 
@@ -290,13 +292,13 @@ def _start_worker(_: int) -> None:
     os.nice(2)  # the network's threads come first where cores are few
 
 
-def batches(data: FacePairs, *, batch: int, start: int, workers: int) -> Iterator[tuple[Tensor, Tensor]]:
-    """Endless (degraded (B * V, 3, S, S), clean (B, 3, S, S)) float32 in [-1, 1], from sample ``start`` on.
+def stream(data: Dataset[Any], *, batch: int, start: int, workers: int) -> Iterator[Any]:
+    """Endless collated batches of a data set without an end, from sample ``start`` on.
 
     Args:
-        data: the samples.
-        batch: B, faces per batch.
-        start: index of the first sample: step * B to resume.
+        data: sample by index; a function of its index alone, so that a resumed run sees what it would have seen.
+        batch: samples per batch.
+        start: index of the first sample: those that a run has taken before.
         workers: processes that make samples; 0 makes them in this one.
     """
     loader = DataLoader(
@@ -308,7 +310,12 @@ def batches(data: FacePairs, *, batch: int, start: int, workers: int) -> Iterato
         prefetch_factor=4 if workers else None,
         generator=torch.Generator(),  # of the workers' seeds, which nothing uses: leaves the global one alone
     )
-    for degraded, clean in loader:
+    yield from loader
+
+
+def batches(data: FacePairs, *, batch: int, start: int, workers: int) -> Iterator[tuple[Tensor, Tensor]]:
+    """Endless (degraded (B * V, 3, S, S), clean (B, 3, S, S)) float32 in [-1, 1]; see :func:`stream`."""
+    for degraded, clean in stream(data, batch=batch, start=start, workers=workers):
         yield degraded.flatten(0, 1).float() * (2.0 / 255.0) - 1.0, clean.float() * (2.0 / 255.0) - 1.0
 
 
