@@ -12,7 +12,7 @@ import pytest
 ROOT = Path(__file__).parent.parent
 STAGES = {"decode", "detect", "track", "restoration", "blend", "encode"}
 LEAVES = {"types", "errors", "geometry", "config"}
-COMMON = LEAVES | {"device", "kernels", "picture"}
+COMMON = LEAVES | {"device", "kernels", "morphable", "picture"}
 ALLOWED: dict[str, set[str]] = {
     "types": set(),
     "errors": set(),
@@ -20,6 +20,7 @@ ALLOWED: dict[str, set[str]] = {
     "config": {"errors", "presets"},
     "device": {"errors"},
     "kernels": {"errors", "types", "kernels"},
+    "morphable": {"types", "errors", "geometry", "device", "kernels", "morphable"},
     "picture": {"geometry", "kernels", "types"},
     "ahead": {"types"},
     "presets": set(),

@@ -1,0 +1,91 @@
+"""A small morphable model out of nothing, with every part of a real one, for tests, examples and benchmarks.
+
+The head is the front of an ellipsoid with a nose, in the size of the published model (decimetres, so that the default
+camera shows it filling a crop). Its bases are smooth waves over the surface: the first ones bend it slowly, the later
+ones ripple it. The result looks like an egg, not like a person.
+"""
+
+from __future__ import annotations
+
+import math
+
+import torch
+from torch import Tensor
+
+from vidrestore.morphable.coefficients import WIDTHS
+from vidrestore.morphable.model import NUM_LANDMARKS, MorphableModel
+
+__all__ = ["synthetic_model"]
+
+HALF_WIDTH, HALF_HEIGHT, HALF_DEPTH = 0.85, 1.1, 0.8
+"""Half axes; the published mean face measures about 1.6 x 2.0 x 1.3 decimetres."""
+
+
+def synthetic_model(rows: int = 13, columns: int = 11) -> MorphableModel:
+    """An egg of ``rows`` x ``columns`` vertices that are symmetric left and right.
+
+    Args:
+        rows: from the chin up to the brow, at least 2.
+        columns: from the picture's left to its right, at least 2. 267 x 134 is about the size of BFM 2009.
+
+    Raises:
+        ValueError: fewer.
+    """
+    if rows < 2 or columns < 2:
+        raise ValueError(f"rows and columns must be at least 2, got {rows} and {columns}")
+    v, u = torch.meshgrid(
+        torch.linspace(-1.0, 1.0, rows, dtype=torch.float64),
+        torch.linspace(-1.0, 1.0, columns, dtype=torch.float64),
+        indexing="ij",
+    )
+    u, v = u.flatten(), v.flatten()
+    mean_shape = _egg(u, v)
+    waves = _waves(u, v)  # (N, 224, 3), smooth, at most 1
+    identity, expression, texture = waves.split([WIDTHS[k] for k in ("identity", "expression", "texture")], dim=1)
+    mouth = torch.exp(-((v + 0.5) ** 2) / 0.1)[:, None, None]  # expressions move the lower face
+    skin = torch.stack([200.0 - 20.0 * v * v, 150.0 - 25.0 * u * u, 130.0 + 15.0 * u * v], dim=1)
+    return MorphableModel(
+        mean_shape.float(),
+        _basis(0.03 * identity),
+        _basis(0.03 * mouth * expression),
+        skin.float(),
+        _basis(6.0 * texture),
+        _grid_triangles(rows, columns),
+        torch.linspace(0, rows * columns - 1, NUM_LANDMARKS).round().long(),
+        mirror=torch.arange(rows * columns).reshape(rows, columns).flip(1).flatten(),
+        skin=u.abs() < 0.9,
+    )
+
+
+def _egg(u: Tensor, v: Tensor) -> Tensor:
+    """(N, 3) places of the surface's parameters, y up, centred."""
+    longitude, latitude = 0.5 * math.pi * 0.9 * u, 0.5 * math.pi * 0.9 * v
+    nose = 0.18 * torch.exp(-((u / 0.18) ** 2) - ((v + 0.1) / 0.3) ** 2)
+    x = HALF_WIDTH * longitude.sin() * latitude.cos()
+    y = HALF_HEIGHT * latitude.sin()
+    z = HALF_DEPTH * longitude.cos() * latitude.cos() + nose
+    shape = torch.stack([x, y, z], dim=1)
+    return shape - shape.mean(0)
+
+
+def _waves(u: Tensor, v: Tensor) -> Tensor:
+    """(N, 224, 3): cosines over the surface, slow ones first, falling off with their frequency."""
+    index = torch.arange(sum(WIDTHS[k] for k in ("identity", "expression", "texture")), dtype=torch.float64)
+    across, up = (index % 5).floor(), (index // 5 % 7).floor()
+    axis = torch.arange(3, dtype=torch.float64)
+    phase = 2.4 * index[:, None] + 2.1 * axis  # no two coefficients and axes alike
+    argument = math.pi * (u[:, None] * across + v[:, None] * up)[..., None] + phase
+    return argument.cos() / (1.0 + across + up)[:, None]
+
+
+def _basis(waves: Tensor) -> Tensor:
+    """(N, K, 3) -> (N * 3, K)."""
+    return waves.transpose(1, 2).flatten(0, 1).float()
+
+
+def _grid_triangles(rows: int, columns: int) -> Tensor:
+    """Two triangles for each cell, counter-clockwise seen from outside (u right, v up)."""
+    index = torch.arange(rows * columns).reshape(rows, columns)
+    a, b, c, d = index[:-1, :-1], index[:-1, 1:], index[1:, 1:], index[1:, :-1]
+    lower, upper = torch.stack([a, b, c], dim=-1), torch.stack([a, c, d], dim=-1)
+    return torch.cat([lower.flatten(0, 1), upper.flatten(0, 1)])
