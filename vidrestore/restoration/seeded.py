@@ -18,6 +18,9 @@ bias, running mean         within 0.1 of 0
 running variance           within 25 % of 1
 counter                    0
 =========================  ==================================================================================
+
+A module that knows better says so with a method ``seeded_tensor(name, values)``, which is handed uniform numbers in
+(-1, 1) and gives the tensor: layers that scale their weights as they run, and constants that are in published files.
 """
 
 from __future__ import annotations
@@ -72,7 +75,14 @@ def seeded_state(network: nn.Module, *, seed: int = 0) -> dict[str, Tensor]:
     for key, tensor in own.items():
         shape = tuple(tensor.shape)
         has_bias = key.removesuffix("weight") + "bias" in own
-        values = _scaled(key, shape, has_bias, seed) if tensor.is_floating_point() else np.zeros(shape, np.float32)
+        owner, _, name = key.rpartition(".")
+        own_way = getattr(network.get_submodule(owner), "seeded_tensor", None)
+        if own_way is not None:
+            values = own_way(name, seeded_values(key, shape, seed=seed))
+        elif tensor.is_floating_point():
+            values = _scaled(key, shape, has_bias, seed)
+        else:
+            values = np.zeros(shape, np.float32)
         state[key] = torch.from_numpy(np.ascontiguousarray(values)).reshape(shape).to(tensor.dtype)
     return state
 
