@@ -34,6 +34,7 @@ from vidrestore.types import PixelFormat, Plane
 __all__ = [
     "MAX_FOOTPRINT",
     "as_affines",
+    "block_length",
     "check_planes",
     "dot_four_columns",
     "invert",
@@ -49,6 +50,9 @@ MAX_FOOTPRINT = 64.0
 """Widest filter in source pixels per output pixel and axis; what shrinks further is no longer kept free of aliasing.
 
 An 8000 px face in a 256 px crop needs 31."""
+
+WIDEST_FILTER = 4.0
+"""Footprints from here on are filtered on means of blocks, 2 to 4 blocks wide: 8 to 16 taps."""
 
 _BANDS_PER_THREAD = 4  # a little more than one, so that cheap and dear bands even out
 
@@ -212,6 +216,14 @@ def invert(matrix: NDArray[np.float64]) -> NDArray[np.float64]:
     determinant = a * d - b * c
     linear = np.array([[d, -b], [-c, a]]) / determinant
     return np.column_stack([linear, -linear @ np.array([e, f])])
+
+
+def block_length(footprint: float) -> int:
+    """Samples per axis that are averaged before a filter of this footprint: the power of two that leaves [2, 4)."""
+    block = 1
+    while footprint >= WIDEST_FILTER * block:
+        block *= 2
+    return block
 
 
 def plane_from_luma(pixel_format: PixelFormat, plane_index: int) -> tuple[float, float, float, float]:

@@ -56,13 +56,14 @@ def _filter(
     *,
     repeats_border: bool,
     kernel: Callable[[Array], Array] = catmull_rom,
+    widest: Sequence[float] = (_WIDEST, _WIDEST),
 ) -> Array:
     """(height, width) values of ``image`` at map_to_image (x, y, 1), low-passed to the footprint of a pixel.
 
     Outside the image lies its repeated border, or 0.
     """
-    scale_x = min(max(1.0, float(np.hypot(*map_to_image[0, :2]))), _WIDEST)
-    scale_y = min(max(1.0, float(np.hypot(*map_to_image[1, :2]))), _WIDEST)
+    scale_x = min(max(1.0, float(np.hypot(*map_to_image[0, :2]))), widest[0])
+    scale_y = min(max(1.0, float(np.hypot(*map_to_image[1, :2]))), widest[1])
     offsets_x = np.arange(-np.ceil(2.0 * scale_x), np.ceil(2.0 * scale_x) + 1.0)
     offsets_y = np.arange(-np.ceil(2.0 * scale_y), np.ceil(2.0 * scale_y) + 1.0)
     out = np.empty((height, width))
@@ -83,6 +84,31 @@ def _filter(
     return out
 
 
+def _filter_wide(plane: Array, plane_from_crop: Array, size: int) -> Array:
+    """(size, size) values of a plane with repeated borders; footprints of 4 and more go over means of blocks."""
+    image, image_from_crop = plane, plane_from_crop.copy()
+    widest = [_WIDEST, _WIDEST]
+    for axis, row in ((1, 0), (0, 1)):
+        scale = min(max(1.0, float(np.hypot(*plane_from_crop[row, :2]))), _WIDEST)
+        block = 1
+        while scale / block >= 4.0:
+            block *= 2
+        if block == 1:
+            continue
+        # a rim of one block on each side holds the repeated border alone
+        rim = (block, -image.shape[axis] % block + block)
+        padded = np.pad(image, [rim if i == axis else (0, 0) for i in (0, 1)], "edge")
+        shape = list(padded.shape)
+        shape[axis : axis + 1] = [-1, block]
+        image = padded.reshape(shape).mean(axis + 1)
+        # centre of block 0 is at (block - 1) / 2, and the rim shifts its index to 1
+        image_from_crop[row, 2] -= (block - 1) / 2
+        image_from_crop[row] /= block
+        image_from_crop[row, 2] += 1.0
+        widest[row] /= block
+    return _filter(image, image_from_crop, size, size, repeats_border=True, widest=widest)
+
+
 def sample_crops(planes: Sequence[Plane], pixel_format: PixelFormat, crop_from_frame: ArrayLike, size: int) -> Array:
     """Twin of :func:`vidrestore.kernels.sample_crops`."""
     matrix, offset = rgb_from_planes(pixel_format)
@@ -90,13 +116,7 @@ def sample_crops(planes: Sequence[Plane], pixel_format: PixelFormat, crop_from_f
     for crop_map in np.asarray(crop_from_frame, np.float64):
         frame_from_crop = np.linalg.inv(_square(crop_map))
         values = [
-            _filter(
-                planes[p].astype(np.float64),
-                _plane_from_frame(pixel_format, p) @ frame_from_crop,
-                size,
-                size,
-                repeats_border=True,
-            )
+            _filter_wide(planes[p].astype(np.float64), _plane_from_frame(pixel_format, p) @ frame_from_crop, size)
             for p in range(matrix.shape[1])
         ]
         rgb = np.einsum("cp,phw->chw", matrix, np.stack(values)) + offset[:, None, None]

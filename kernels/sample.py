@@ -5,6 +5,8 @@ Formula, for crop pixel (u, v), plane p and p_from_crop = p_from_luma @ frame_fr
     (x, y) = p_from_crop (u, v)
     value  = Σ_ij h((i - x) / s_x) h((j - y) / s_y) plane[clamp j, clamp i] / Σ_ij h(...) h(...)
     s_x    = max(1, |row 0 of p_from_crop's linear part|),  s_y likewise with row 1
+    where s_x >= 4 (or s_y), plane is replaced by its means over blocks of k_x (k_y) samples, x by (x - (k_x - 1) / 2)
+    / k_x and s_x by s_x / k_x, with k_x the power of two that brings s_x into [2, 4)
     rgb    = clip(matrix @ values + offset, -1, 1)
 
 h is the Catmull-Rom cubic (Keys 1981, a = -1/2). |row| is the exact half-extent, along that axis of the plane, of the
@@ -13,11 +15,16 @@ is plain Catmull-Rom interpolation, where they are coarser the same kernel widen
 bicubic" of Pillow), without a jump at scale 1, separately per axis (pixels that are not square) and per plane
 (chroma). Against a tent it keeps fine detail, which the network then need not invent.
 
+The means make the cost of a crop pixel independent of the face's size: at most 256 taps, where a footprint of 8 had
+1024. Blocks lie on the plane's own grid, so they do not crawl with a moving crop. A box before the cubic lets through a
+little more of what aliases: against the wide kernel itself the PSNR is 47 dB and more on a picture with a natural
+spectrum (46 is tested).
+
 Borders repeat the edge sample, also far outside. Colours beyond [-1, 1] (super-white, overshoot) are clipped, and the
 clipped picture is what the delta is taken against: a network that leaves a clipped highlight at 1 leaves it alone.
 
-Reads about 16 max(1, s²) samples per output and plane, all but the first touch from the cache; writes 12 bytes per
-pixel.
+Reads 16 to 256 samples per output and plane, all but the first touch from the cache, and each sample under the crop
+once for the means; writes 12 bytes per pixel.
 """
 
 from __future__ import annotations
@@ -33,6 +40,7 @@ from vidrestore.kernels.colour import is_hdr, rgb_from_planes, tone_map
 from vidrestore.kernels.launch import (
     MAX_FOOTPRINT,
     as_affines,
+    block_length,
     check_planes,
     dot_four_columns,
     invert,
@@ -115,10 +123,14 @@ def _gather(
         the ones beyond (all taps are the edge's there), and the filter's scale; the samples in a row of the copy.
     """
     geometry = np.empty((2, 6))
-    spans = []
+    spans, blocks = [], []
     for axis, length in ((0, plane.shape[1]), (1, plane.shape[0])):
         a, b, c = plane_from_crop[axis]
         scale = min(max(1.0, math.hypot(a, b)), MAX_FOOTPRINT)
+        block = block_length(scale)
+        if block > 1:  # from here on in blocks; -1 and the one after the last are pure border
+            a, b, c, scale = a / block, b / block, (c - (block - 1) / 2) / block, scale / block
+            length = -(-length // block)
         reach = math.ceil(2.0 * scale)
         low, high = -float(reach + 1), float(length + reach)
         ends = [c + i * a + j * b for i in (0, size - 1) for j in (0, size - 1)]
@@ -126,29 +138,81 @@ def _gather(
         end = math.floor(min(max(max(ends), low), high)) + reach + 3
         geometry[axis] = a, b, c - begin, low - begin, high - begin, scale
         spans.append((begin, end, length))
-    (x0, x1, width), (y0, y1, height) = spans
+        blocks.append(block)
+    (x0, x1, _), (y0, y1, _) = spans
     # spare columns: the kernel takes taps in fours (rows in pairs), the last of which may have no weight
     copy = np.empty((y1 - y0, x1 - x0 + 4), np.float32)
-    left, right = min(max(x0, 0), width - 1), min(max(x1 + 4, 1), width)
+    if blocks == [1, 1]:
+        _copy_region(plane, x0, y0, copy)
+    else:
+        run_bands(lambda top, bottom: _mean_band(plane, blocks[0], blocks[1], x0, y0, copy, top, bottom), 0, y1 - y0)
+    return copy.ravel(), geometry, copy.shape[1]
+
+
+def _copy_region(plane: Plane, x0: int, y0: int, copy: NDArray[np.float32]) -> None:
+    """copy[j, i] = plane[y0 + j, x0 + i], borders repeated."""
+    height, width = plane.shape
+    x1, y1 = x0 + copy.shape[1], y0 + copy.shape[0]
+    left, right = min(max(x0, 0), width - 1), min(max(x1, 1), width)
     top, bottom = min(max(y0, 0), height - 1), min(max(y1, 1), height)
-    rows = slice(top - y0, bottom - y0) if y1 > 0 and y0 < height else None
-    columns = slice(left - x0, right - x0) if x1 + 4 > 0 and x0 < width else None
-    if rows is None or columns is None:
-        _gather_outside(plane, copy, x0, y0)
-        return copy.ravel(), geometry, copy.shape[1]
+    if x1 <= 0 or y1 <= 0 or x0 >= width or y0 >= height:  # the rare copy that lies wholly beyond an edge
+        y = np.clip(np.arange(y0, y1), 0, height - 1)
+        x = np.clip(np.arange(x0, x1), 0, width - 1)
+        copy[...] = plane[y[:, None], x]
+        return
+    rows, columns = slice(top - y0, bottom - y0), slice(left - x0, right - x0)
     copy[rows, columns] = plane[top:bottom, left:right]
     copy[rows, : columns.start] = copy[rows, columns.start, None]
     copy[rows, columns.stop :] = copy[rows, columns.stop - 1, None]
     copy[: rows.start] = copy[rows.start]
     copy[rows.stop :] = copy[rows.stop - 1]
-    return copy.ravel(), geometry, copy.shape[1]
 
 
-def _gather_outside(plane: Plane, copy: NDArray[np.float32], x0: int, y0: int) -> None:
-    """The rare copy that lies wholly beyond an edge."""
-    y = np.clip(np.arange(y0, y0 + copy.shape[0]), 0, plane.shape[0] - 1)
-    x = np.clip(np.arange(x0, x0 + copy.shape[1]), 0, plane.shape[1] - 1)
-    copy[...] = plane[y[:, None], x]
+@jit
+def _mean_band(
+    plane: Plane,
+    block_x: int,
+    block_y: int,
+    begin_x: int,
+    begin_y: int,
+    means: NDArray[np.float32],
+    start: int,
+    stop: int,
+) -> None:
+    """Rows start..stop of ``means``: [0, 0] is the block (begin_y, begin_x) of the plane with repeated borders."""
+    height, width = plane.shape
+    count = means.shape[1]
+    share = np.float32(1.0 / (block_x * block_y))
+    left = min(max(begin_x * block_x, 0), width - 1)
+    right = min(max((begin_x + count) * block_x, left + 1), width)
+    # blocks that lie wholly between left and right
+    first = min(max(-((begin_x * block_x - left) // block_x), 0), count)
+    last = max(min((right - begin_x * block_x) // block_x, count), first)
+    sums = np.empty(right - left, np.int32)
+    for row in range(start, stop):
+        sums[:] = 0
+        for j in range(block_y):
+            line = plane[min(max((begin_y + row) * block_y + j, 0), height - 1), left:right]
+            for x in range(sums.size):
+                sums[x] += np.int32(line[x])
+        at = (begin_x + first) * block_x - left
+        if block_x == 2:
+            for column in range(first, last):
+                means[row, column] = share * np.float32(sums[at] + sums[at + 1])
+                at += 2
+        else:
+            for column in range(first, last):
+                total = np.int32(0)
+                for i in range(block_x):
+                    total += sums[at + i]
+                means[row, column] = share * np.float32(total)
+                at += block_x
+        for column in range(count):
+            if column < first or column >= last:
+                total = np.int32(0)
+                for i in range(block_x):
+                    total += sums[min(max((begin_x + column) * block_x + i - left, 0), right - left - 1)]
+                means[row, column] = share * np.float32(total)
 
 
 @jit

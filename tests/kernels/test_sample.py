@@ -7,7 +7,7 @@ from hypothesis import strategies as st
 from plane_formats import GBR16, GRAY, SUBSAMPLINGS, about, affines, flat_planes, pixel_formats, random_planes, yuv
 
 from vidrestore.errors import KernelError
-from vidrestore.kernels import reference, sample_crops
+from vidrestore.kernels import launch, reference, sample_crops
 from vidrestore.kernels.colour import planes_from_rgb, rgb_from_planes
 from vidrestore.types import PixelFormat
 
@@ -65,6 +65,22 @@ def test_the_filter_does_not_jump_at_scale_one() -> None:
         sample_crops(planes, GRAY, about((20.2, 19.7), (12, 12), s, 0.2)[None], 24) for s in (1 + 1e-5, 1 - 1e-5)
     )
     np.testing.assert_allclose(finer, coarser, atol=2e-3)
+
+
+@pytest.mark.parametrize("footprint", [4.0, 5.3, 7.9, 8.0, 13.0, 30.0])
+def test_means_of_blocks_stay_near_the_wide_filter(footprint: float, monkeypatch: pytest.MonkeyPatch) -> None:
+    rng = np.random.default_rng(3)
+    frequency = np.hypot(np.fft.fftfreq(600)[:, None], np.fft.fftfreq(600))
+    frequency[0, 0] = 1.0
+    natural = np.fft.ifft2(np.fft.fft2(rng.normal(size=(600, 600))) / frequency).real  # amplitude falls as 1 / f
+    plane = np.clip(128 + 40 * natural / natural.std(), 0, 255).astype(np.uint8)
+    size = int(480 / footprint)
+    m = about((300.3, 299.4), (size / 2, size / 2), 1 / footprint, 0.0 if footprint == 8.0 else 0.3)[None]
+    ours = sample_crops((plane,), GRAY, m, size)
+    monkeypatch.setattr(launch, "WIDEST_FILTER", np.inf)
+    error = ours - sample_crops((plane,), GRAY, m, size)
+    assert 10 * np.log10(4 / np.mean(error**2)) > 46.0
+    assert np.abs(error).max() > 0.0  # it is not the same code
 
 
 def test_fine_patterns_average_out_when_shrunk() -> None:
