@@ -24,7 +24,7 @@ from vidrestore.kernels import sample_crops
 from vidrestore.picture import frame_from_rgb, info_of_frames, rgb_from_frame
 from vidrestore.pipeline import RestoredVideo, restore, restore_frames
 from vidrestore.restoration.align import crop_from_display
-from vidrestore.types import Frame
+from vidrestore.types import CropContext, Frame
 
 LOSSLESS = load_config(overrides={"encode": {"codec": "ffv1"}, "restore": {"device": "cpu"}})
 FAST = load_config(overrides={"encode": {"speed": "ultrafast"}, "restore": {"device": "cpu"}})
@@ -36,7 +36,7 @@ class Brighten:
     size = 64
     device = torch.device("cpu")
 
-    def restore(self, images: torch.Tensor) -> torch.Tensor:
+    def restore(self, images: torch.Tensor, context: CropContext | None = None) -> torch.Tensor:
         stripes = torch.linspace(-1, 1, images.shape[-1]).mul(9.42).sin()
         return images + 0.4 * stripes
 
@@ -44,7 +44,7 @@ class Brighten:
 class Broken(Brighten):
     """Every second face comes out as not a number."""
 
-    def restore(self, images: torch.Tensor) -> torch.Tensor:
+    def restore(self, images: torch.Tensor, context: CropContext | None = None) -> torch.Tensor:
         restored = images.clone()
         restored[::2] = float("nan")
         return restored
@@ -156,11 +156,11 @@ def test_out_of_memory_halves_the_batch_and_goes_on(face_clip: Path) -> None:
     sizes: list[int] = []
 
     class Small(Brighten):
-        def restore(self, images: torch.Tensor) -> torch.Tensor:
+        def restore(self, images: torch.Tensor, context: CropContext | None = None) -> torch.Tensor:
             sizes.append(len(images))
             if len(images) > 2:
                 raise torch.OutOfMemoryError("no room")
-            return super().restore(images)
+            return super().restore(images, context)
 
     with RestoredVideo(face_clip, FAST, restorer=Small()) as video:
         total = sum(restored.num_restored for restored in video)
@@ -170,7 +170,7 @@ def test_out_of_memory_halves_the_batch_and_goes_on(face_clip: Path) -> None:
 
 def test_an_error_in_the_network_ends_all_threads_and_leaves_no_file(face_clip: Path, tmp_path: Path) -> None:
     class Failing(Brighten):
-        def restore(self, images: torch.Tensor) -> torch.Tensor:
+        def restore(self, images: torch.Tensor, context: CropContext | None = None) -> torch.Tensor:
             raise RuntimeError("the device is lost")
 
     threads = threading.active_count()

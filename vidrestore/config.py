@@ -92,6 +92,8 @@ class RestoreOptions:
     ``models convert`` reads."""
     w: Unit = 0.5
     """Fidelity weight of ``codeformer``: 0 trusts its codebook (cleanest), 1 stays closest to the input."""
+    w_of_track: dict[Annotated[int, Field(ge=0)], Unit] = field(default_factory=dict)
+    """``w`` for single tracks, {track id: w}, in place of the common one."""
     device: str = "auto"
     """auto, cpu, cuda, cuda:N or mps; auto takes the first of cuda, mps, cpu that is there."""
     precision: Literal["auto", "float32", "bfloat16", "float16"] = "auto"

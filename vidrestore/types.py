@@ -22,6 +22,7 @@ from numpy.typing import NDArray
 __all__ = [
     "Colour",
     "Crop",
+    "CropContext",
     "Detections",
     "Frame",
     "PixelFormat",
@@ -273,6 +274,54 @@ class Crop:
 
     def __repr__(self) -> str:
         return f"Crop(track_id={self.track_id}, frame_index={self.frame_index}, image={self.image.shape})"
+
+
+@dataclass(frozen=True, slots=True)
+class CropContext:
+    """What a restorer may know of the B crops of one call, beside their pixels: whose they are, when and where.
+
+    Crops come in the order of their frames, so those of one track come in order too, each frame's once. The one
+    exception is a call that ran out of device memory: its crops come again in smaller batches, so a restorer that keeps
+    state along tracks changes it after its network has run.
+    """
+
+    tracks: tuple[Track, ...]
+    """B tracks, as they are in the crop's frame: id, shot, landmarks, pose, coefficients."""
+    frame_indices: tuple[int, ...]
+    """B indices of the frames that the crops were cut from."""
+    crop_from_display: NDArray[np.float64]
+    """(B, 2, 3) maps from display pixels, in which boxes and landmarks are, to crop pixels."""
+    crop_from_frame: NDArray[np.float64]
+    """(B, 2, 3) maps from frame pixels to crop pixels."""
+    w: NDArray[np.float32]
+    """(B,) fidelity weights in [0, 1], for networks that have one."""
+    ended: frozenset[int] = frozenset()
+    """Ids of tracks of which no crop will come any more, in this call or later: their shot is over, or they are lost.
+    Each is told in the first call after its end; state that is kept for it can go."""
+    holes: NDArray[np.float32] | None = None
+    """(B, S, S) in [0, 1]: where the picture is missing and is to be made up; None where nothing is."""
+
+    def __post_init__(self) -> None:
+        """Checks that all parts tell of the same crops."""
+        n = len(self.tracks)
+        shapes = self.crop_from_display.shape, self.crop_from_frame.shape, self.w.shape
+        if len(self.frame_indices) != n or shapes != ((n, 2, 3), (n, 2, 3), (n,)):
+            raise ValueError(f"{n} tracks, {len(self.frame_indices)} frames, maps and weights of shapes {shapes}")
+        if self.holes is not None and len(self.holes) != n:
+            raise ValueError(f"{n} tracks, but holes of {len(self.holes)} crops")
+
+    @property
+    def track_ids(self) -> tuple[int, ...]:
+        """B ids of the tracks."""
+        return tuple(track.id for track in self.tracks)
+
+    @property
+    def shots(self) -> tuple[int, ...]:
+        """B indices of the shots."""
+        return tuple(track.shot for track in self.tracks)
+
+    def __len__(self) -> int:
+        return len(self.tracks)
 
 
 @dataclass(frozen=True, slots=True)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from fractions import Fraction
 
 import numpy as np
@@ -13,7 +14,7 @@ from vidrestore.errors import DeviceError
 from vidrestore.picture import frame_from_rgb, info_of_frames
 from vidrestore.restoration.align import template
 from vidrestore.restoration.restorer import FaceRestorer, load_restorer
-from vidrestore.types import Track, TrackedFrame
+from vidrestore.types import CropContext, Track, TrackedFrame
 
 RNG = np.random.default_rng(0)
 PICTURE = RNG.integers(0, 256, (96, 128, 3), np.uint8)
@@ -27,12 +28,14 @@ class Noting:
 
     def __init__(self, room: int = 100) -> None:
         self.batches: list[int] = []
+        self.contexts: list[CropContext | None] = []
         self.room = room
 
-    def restore(self, images: torch.Tensor) -> torch.Tensor:
+    def restore(self, images: torch.Tensor, context: CropContext | None = None) -> torch.Tensor:
         self.batches.append(len(images))
         if len(images) > self.room:
             raise torch.OutOfMemoryError("no room")
+        self.contexts.append(context)
         return images + 0.5
 
 
@@ -89,6 +92,51 @@ def test_memory_that_runs_out_halves_the_batch_for_good() -> None:
 def test_too_little_memory_for_one_face_is_told() -> None:
     with pytest.raises(DeviceError, match=r"too little memory for one face of 32 px.*--device cpu"):
         stage(Noting(room=0)).restore(tracked([1]))
+
+
+def test_the_context_names_each_crop_and_maps_its_landmarks_onto_the_template() -> None:
+    network = Noting()
+    stage(network).restore(tracked([2, 0, 1]))
+    (context,) = network.contexts
+    assert context is not None
+    assert len(context) == 3
+    assert context.track_ids == (0, 1, 0)
+    assert context.frame_indices == (0, 0, 2)
+    assert context.shots == (0, 0, 0)
+    for track, m in zip(context.tracks, context.crop_from_display, strict=True):
+        np.testing.assert_allclose(track.landmarks @ m[:, :2].T + m[:, 2], template(32), atol=0.05)
+
+
+def test_each_track_has_its_own_fidelity_weight() -> None:
+    network = Noting()
+    info = info_of_frames(frame_from_rgb(PICTURE, 0))
+    FaceRestorer(RestoreOptions(w=0.25, w_of_track={1: 1.0}), info, network).restore(tracked([3]))
+    assert network.contexts[0] is not None
+    assert network.contexts[0].w.tolist() == [0.25, 1.0, 0.25]
+
+
+def test_the_end_of_a_track_is_told_once_after_its_shot() -> None:
+    network = Noting()
+    faces = stage(network)
+    faces.restore(tracked([2]))
+    next_shot = [
+        replace(item, tracks=tuple(replace(track, id=track.id + 5, shot=1) for track in item.tracks))
+        for item in tracked([0, 1, 1])
+    ]
+    faces.restore(next_shot)
+    faces.restore(next_shot)
+    assert [sorted(context.ended) for context in network.contexts if context] == [[], [0, 1], []]
+
+
+def test_an_end_that_was_told_before_memory_ran_out_is_told_again() -> None:
+    network = Noting()
+    faces = stage(network)
+    faces.restore(tracked([1]))
+    network.room = 1
+    faces.restore(
+        [replace(item, tracks=tuple(replace(t, id=t.id + 5, shot=1) for t in item.tracks)) for item in tracked([0, 2])]
+    )
+    assert [sorted(context.ended) for context in network.contexts if context] == [[], [0], []]
 
 
 def test_the_embedded_network_takes_any_batch_and_each_face_for_itself() -> None:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import logging
 from collections.abc import Sequence
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Protocol
 
@@ -15,18 +16,21 @@ from torch import Tensor
 from vidrestore.config import RestoreOptions
 from vidrestore.device import choose_device, choose_precision
 from vidrestore.errors import DeviceError, VidrestoreError
-from vidrestore.geometry import compose
+from vidrestore.geometry import compose, invert
 from vidrestore.kernels.sample import sample_crops
 from vidrestore.restoration.align import crop_from_display
 from vidrestore.restoration.codeformer import RESTORATION, CodeFormer
 from vidrestore.restoration.compact import COMPACT_SIZE, load_compact
 from vidrestore.restoration.vqgan import load_published
 from vidrestore.restoration.weights import WeightStore
-from vidrestore.types import Crop, Restoration, StreamInfo, TrackedFrame
+from vidrestore.types import Crop, CropContext, Restoration, StreamInfo, Track, TrackedFrame
 
 __all__ = ["FaceRestorer", "Restorer", "load_restorer"]
 
 logger = logging.getLogger(__name__)
+
+FORGET_FRAMES = 600
+"""A track without a crop for so many frames has ended: twice the longest absence that ``track.max_missed`` allows."""
 
 
 class Restorer(Protocol):
@@ -42,11 +46,13 @@ class Restorer(Protocol):
         """Where its parameters are."""
         ...
 
-    def restore(self, images: Tensor) -> Tensor:
+    def restore(self, images: Tensor, context: CropContext | None = None) -> Tensor:
         """Restored faces.
 
         Args:
             images: (B, 3, S, S) float32 RGB in [-1, 1] on ``device``.
+            context: whose crops they are, and which tracks have ended; None for pictures that have nothing to do with
+                one another, which are then restored one by one without any memory.
 
         Returns:
             (B, 3, S, S) float32 in about [-1, 1], on the same device.
@@ -63,7 +69,7 @@ class CompactRestorer:
         self._precision = precision
         self._network = load_compact(None, device)
 
-    def restore(self, images: Tensor) -> Tensor:
+    def restore(self, images: Tensor, context: CropContext | None = None) -> Tensor:
         """See :class:`Restorer`."""
         autocast = self._precision != torch.float32
         with torch.autocast(self.device.type, dtype=self._precision if autocast else torch.bfloat16, enabled=autocast):
@@ -78,7 +84,7 @@ class CodeFormerRestorer:
         network: with its weights.
         device: where it goes.
         precision: of generator and fusion; the encoder, which decides the codes, stays in float32.
-        w: fidelity weight in [0, 1]: 0 trusts the codebook, 1 stays closest to the input.
+        w: fidelity weight in [0, 1] where no context gives one: 0 trusts the codebook, 1 stays closest to the input.
     """
 
     def __init__(self, network: CodeFormer, device: torch.device, precision: torch.dtype, w: float) -> None:
@@ -87,10 +93,16 @@ class CodeFormerRestorer:
         self.w = w
         self._network = network.to_precision(precision).to(device).eval().requires_grad_(False)
 
-    def restore(self, images: Tensor) -> Tensor:
-        """See :class:`Restorer`; the result is clamped to [-1, 1], as published."""
-        restored: Tensor = self._network(images, self.w, adain=RESTORATION.matches_statistics)
+    def restore(self, images: Tensor, context: CropContext | None = None) -> Tensor:
+        """See :class:`Restorer`; w is the context's. The result is clamped to [-1, 1], as published."""
+        w = self.w if context is None else _one_or_each(context.w, images.device)
+        restored: Tensor = self._network(images, w, adain=RESTORATION.matches_statistics)
         return restored.float().clamp(-1.0, 1.0)
+
+
+def _one_or_each(w: NDArray[np.float32], device: torch.device) -> float | Tensor:
+    """One number where all are equal (0 then spares the fusion), else one per picture."""
+    return float(w[0]) if (w == w[0]).all() else torch.from_numpy(w).to(device)
 
 
 def load_restorer(options: RestoreOptions, weights_folder: Path | None = None) -> Restorer:
@@ -114,6 +126,12 @@ def load_restorer(options: RestoreOptions, weights_folder: Path | None = None) -
     return CompactRestorer(device, precision)
 
 
+@dataclass(frozen=True, slots=True)
+class _Face:
+    crop: Crop
+    track: Track
+
+
 class FaceRestorer:
     """Restores the faces of several frames together.
 
@@ -132,6 +150,8 @@ class FaceRestorer:
         self._info = info
         self._restorer = restorer
         self._batch_size = options.batch_size
+        self._frame_from_display = invert(info.display_from_frame)
+        self._seen: dict[int, tuple[int, int]] = {}  # {track id: (frame index, shot) of its last crop}
         self.num_kept = 0
         self.num_restored = 0
 
@@ -147,17 +167,21 @@ class FaceRestorer:
             DeviceError: the device ran out of memory even for a single face.
             VidrestoreError: a result was not finite and ``on_error`` is ``stop``.
         """
-        crops = [crop for item in tracked for crop in self.sample(item)]
+        sampled = [
+            _Face(crop, track) for item in tracked for crop, track in zip(self.sample(item), item.tracks, strict=True)
+        ]
         done: dict[int, list[Restoration]] = {item.frame.index: [] for item in tracked}
         begin = 0
-        while begin < len(crops):
-            batch = crops[begin : begin + self._batch_size]
-            images = self._run(np.stack([crop.image for crop in batch]))
+        while begin < len(sampled):
+            batch = sampled[begin : begin + self._batch_size]
+            context = self._context(batch)
+            images = self._run(np.stack([face.crop.image for face in batch]), context)
             if images is None:
                 continue  # out of memory: the same crops again in smaller batches
-            for crop, image in zip(batch, images, strict=True):
-                if self._is_whole(crop, image):
-                    done[crop.frame_index].append(Restoration(crop, image))
+            for face, image in zip(batch, images, strict=True):
+                if self._is_whole(face.crop, image):
+                    done[face.crop.frame_index].append(Restoration(face.crop, image))
+            self._remember(context)
             begin += len(batch)
         return [done[item.frame.index] for item in tracked]
 
@@ -175,12 +199,39 @@ class FaceRestorer:
             for track, image, crop_from_frame in zip(item.tracks, images, maps, strict=True)
         ]
 
-    def _run(self, images: NDArray[np.float32]) -> NDArray[np.float32] | None:
+    def _context(self, faces: Sequence[_Face]) -> CropContext:
+        present = {face.track.id for face in faces}
+        first = faces[0]
+        ended = {
+            track_id
+            for track_id, (frame_index, shot) in self._seen.items()
+            if track_id not in present
+            and (shot != first.track.shot or first.crop.frame_index - frame_index > FORGET_FRAMES)
+        }
+        maps = [face.crop.crop_from_frame for face in faces]
+        w = [self._options.w_of_track.get(face.track.id, self._options.w) for face in faces]
+        return CropContext(
+            tracks=tuple(face.track for face in faces),
+            frame_indices=tuple(face.crop.frame_index for face in faces),
+            crop_from_display=np.stack([compose(m, self._frame_from_display) for m in maps]),
+            crop_from_frame=np.stack(maps),
+            w=np.array(w, np.float32),
+            ended=frozenset(ended),
+        )
+
+    def _remember(self, context: CropContext) -> None:
+        """Notes when each track was last restored, and drops those whose end was told."""
+        for track_id in context.ended:
+            del self._seen[track_id]
+        for track, frame_index in zip(context.tracks, context.frame_indices, strict=True):
+            self._seen[track.id] = frame_index, track.shot
+
+    def _run(self, images: NDArray[np.float32], context: CropContext) -> NDArray[np.float32] | None:
         """One pass of the network; None where the device's memory did not suffice and the batch was halved."""
         try:
             with torch.inference_mode():
                 batch = torch.from_numpy(images).to(self._restorer.device)
-                restored: NDArray[np.float32] = self._restorer.restore(batch).cpu().numpy()
+                restored: NDArray[np.float32] = self._restorer.restore(batch, context).cpu().numpy()
                 return restored
         except torch.OutOfMemoryError as error:
             if self._batch_size == 1 or len(images) == 1:
