@@ -411,6 +411,7 @@ class Capture:
         self._thread = threading.Thread(target=self._run, name="vidrestore-capture", daemon=True)
         self._start_s = clock()
         self._last_pts = -1
+        self._shot = self._first_shot = -1
         self._camera: Camera | None = None
         self.state = CameraState("connecting", since_s=self._start_s)
         self.error: BaseException | None = None
@@ -443,6 +444,8 @@ class Capture:
                     self._camera = None
                     num_before = self.state.num_frames
                     self._read(camera)
+                    if self._stopped.is_set():
+                        return
                     if camera.has_end:
                         self._tell("ended", "the file is over")
                         return
@@ -467,6 +470,7 @@ class Capture:
         try:
             is_mirrored = self._mirror()
             upright = Upright(camera.info, mirror=is_mirrored)
+            self._first_shot = self._shot + 1  # who was there before a loss need not be there after it
             for arrival in camera.frames():
                 if self._stopped.is_set():
                     return
@@ -486,7 +490,8 @@ class Capture:
         self.state = replace(self.state, num_frames=sequence + 1)
         pts = max(round((arrival.at_s - self._start_s) / LIVE_TIME_BASE), self._last_pts + 1)
         self._last_pts = pts
-        frame = replace(upright.turn(arrival.frame), pts=pts, time_base=LIVE_TIME_BASE, duration=None)
+        self._shot = self._first_shot + arrival.frame.shot
+        frame = replace(upright.turn(arrival.frame), pts=pts, time_base=LIVE_TIME_BASE, duration=None, shot=self._shot)
         self._slot.put(Captured(sequence, arrival.at_s, arrival.decode_s, frame, upright.info))
 
     def _tell(self, status: Literal["lost", "ended"], message: str) -> None:

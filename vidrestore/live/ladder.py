@@ -3,7 +3,7 @@
 A latest-frame slot bounds the latency whatever happens (a frame waits for at most one other). The ladder brings it
 under the budget. Its rungs, from the top: as configured; look for faces less often; restore every second frame and
 carry the change over to the frames between; restore behind the picture (the network works in a thread of its own, and
-every frame shows the latest change at its own pose); a smaller network; fewer faces. A carried change always follows
+every frame shows the latest change at its own pose); look even less often; a smaller network; fewer faces. A carried change always follows
 the *new* pose, and fades where the face itself has changed.
 """
 
@@ -47,17 +47,17 @@ def rungs_for(*, has_smaller_network: bool) -> tuple[Rung, ...]:
     rungs = [
         Rung("full quality"),
         Rung("detect less often", 2),
-        Rung("detect rarely", 4),
-        Rung("restore every second frame", 4, "second"),
-        Rung("restore behind the picture", 4, "behind"),
+        Rung("restore every second frame", 2, "second"),
+        Rung("restore behind the picture", 2, "behind"),
+        Rung("detect rarely", 3, "behind"),
     ]
     index = 0
     if has_smaller_network:
         index = 1
-        rungs.append(Rung("smaller network", 4, "behind", index))
+        rungs.append(Rung("smaller network", 3, "behind", index))
     rungs += [
-        Rung("two faces at most", 4, "behind", index, 2),
-        Rung("one face at most", 6, "behind", index, 1),
+        Rung("two faces at most", 3, "behind", index, 2),
+        Rung("one face at most", 4, "behind", index, 1),
     ]
     return tuple(rungs)
 

@@ -1,4 +1,4 @@
-"""The joint between live stages: it holds the newest items only, never makes the producer wait and keeps their order."""
+"""The joint between live stages: it holds the newest items, never makes the producer wait, and keeps their order."""
 
 from __future__ import annotations
 
