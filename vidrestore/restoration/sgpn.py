@@ -11,8 +11,8 @@ Figure (default dims):
     -> sum of the levels' pictures, not clamped.
 
 Paper:
-    Zhu et al.: Blind Face Restoration via Integrating Face Shape and Generative Priors, CVPR 2022. Differs from its text
-    as the published weights do: three mapping layers, one encoder for both pictures, a learned factor before the
+    Zhu et al.: Blind Face Restoration via Integrating Face Shape and Generative Priors, CVPR 2022. Differs from its
+    text as the published weights do: three mapping layers, one encoder for both pictures, a learned factor before the
     mixture, the mask sees the convolution before bias and activation, and on 4 pixels the degraded map goes in alone.
 
 Weights:
@@ -29,6 +29,7 @@ Licence:
 
 from __future__ import annotations
 
+import itertools
 import math
 from collections.abc import Mapping
 from dataclasses import dataclass
@@ -138,7 +139,7 @@ class SgpnEncoder(nn.Module):
         super().__init__()
         sizes = dims.sizes[::-1]
         self.ecd0 = nn.Sequential(ConvLayer(3, dims.channels(sizes[0]), 1))
-        for i, (size, below) in enumerate(zip(sizes, sizes[1:], strict=False), 1):
+        for i, (size, below) in enumerate(itertools.pairwise(sizes), 1):
             layer = ConvLayer(dims.channels(size), dims.channels(below), 3, halves=True)
             self.add_module(f"ecd{i}", nn.Sequential(layer))
         self.num_layers = len(sizes)
@@ -245,7 +246,7 @@ class SgpnGenerator(nn.Module):
         self.mlp: nn.Sequential | None = None
         if dims.has_generative_prior:
             widths = [dims.mapped, *[style] * dims.mapping_layers]
-            layers = [EqualLinear(a, b, rate=0.01, activates=True) for a, b in zip(widths, widths[1:], strict=False)]
+            layers = [EqualLinear(a, b, rate=0.01, activates=True) for a, b in itertools.pairwise(widths)]
             self.mlp = nn.Sequential(PixelNorm(), *layers)
         self.input = ConstantInput(first, _FIRST_SIZE)
         self.conv1 = StyledConv(first, dims.fused(_FIRST_SIZE), style)
@@ -360,7 +361,7 @@ class SgpnDiscriminator(nn.Module):
         layers: list[nn.Module] = [ConvLayer(3, dims.channels(sizes[0]), 1)]
         layers += [
             ResidualDown(dims.channels(size), dims.channels(below))
-            for size, below in zip(sizes, sizes[1:], strict=False)
+            for size, below in itertools.pairwise(sizes)
         ]
         self.convs = nn.Sequential(*layers)
         channels = dims.channels(_FIRST_SIZE)

@@ -119,7 +119,9 @@ def upfirdn2d_plain(
 
 def fused_leaky_relu(x: Tensor, bias: Tensor) -> Tensor:
     """sqrt(2) * leaky_relu(x + bias, 0.2) with one bias per channel; sqrt(2) keeps the variance."""
-    return functional.leaky_relu(x + bias.view(-1, *(1,) * (x.ndim - 2)), _SLOPE) * math.sqrt(2.0)
+    gain = math.sqrt(2.0)  # before the leaky ReLU, which lets a positive factor through: one pass less over the map
+    shifted = torch.add((bias * gain).to(x.dtype).view(-1, *(1,) * (x.ndim - 2)), x, alpha=gain)
+    return functional.leaky_relu(shifted, _SLOPE, inplace=True)
 
 
 class EqualConv2d(nn.Module):
