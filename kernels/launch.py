@@ -37,6 +37,7 @@ __all__ = [
     "block_length",
     "check_planes",
     "dot_four_columns",
+    "exact_jit",
     "invert",
     "jit",
     "plane_from_luma",
@@ -68,11 +69,16 @@ def jit(function: Callable[P, R]) -> Callable[P, R]:
     Products and sums may be contracted (fma), never reordered, so that a result does not depend on how rows are split;
     NaN keeps its meaning.
     """
-    flags: dict[str, Any] = {
-        "nogil": True,
-        "error_model": "numpy",
-        "fastmath": {"contract", "arcp", "nsz"},
-    }
+    return _compiled(function, fastmath={"contract", "arcp", "nsz"})
+
+
+def exact_jit(function: Callable[P, R]) -> Callable[P, R]:
+    """As :func:`jit`, but each operation is rounded by itself: a b - c d is the negative of c d - a b."""
+    return _compiled(function)
+
+
+def _compiled(function: Callable[P, R], **flags: Any) -> Callable[P, R]:
+    flags = {"nogil": True, "error_model": "numpy", **flags}
     try:
         compiled: Callable[P, R] = numba.njit(cache=True, **flags)(function)
     except RuntimeError:  # no folder for the cache can be written: compile anew in every run

@@ -1,18 +1,18 @@
-"""Triangle meshes drawn into pixels: ``rasterize``, ``interpolate`` and the gradient of the latter.
+"""Triangle meshes drawn into pixels: ``rasterize``, ``draw`` and the gradient of the latter.
 
 Formula, for the centre (x, y) of a pixel and a triangle with corners p0, p1, p2 (pixels) at depths z0, z1, z2:
 
     e0 = (x1 - x)(y2 - y) - (y1 - y)(x2 - x), e1 and e2 likewise with the corners turned round
     inside       where e0, e1, e2 have one sign or are 0
     1/z          = (e0/z0 + e1/z1 + e2/z2) / (e0 + e1 + e2)
-    nearest      the triangle with the largest 1/z; of equals the one that comes first
+    nearest      the triangle with the largest 1/z in float32; of equals the one that comes first
     weight k     = (ek/zk) / (e0/z0 + e1/z1 + e2/z2)
     value        = Σk weight k · value of corner k
 
 1/z is linear in the picture, so weights are those of the point in space and not of its image (perspective-correct).
 Both sides of a triangle are drawn. A pixel whose centre lies on an edge belongs to both neighbours, so a mesh has no
-holes: the terms of an edge are always formed from its lower vertex index to its higher one, hence are the same
-numbers, with the other sign, in both triangles. There is no antialiasing: a pixel is covered or not.
+holes: e is rounded alike from both sides, as long as nothing is contracted to fused multiply-adds. There is no
+antialiasing: a pixel is covered or not.
 
 Pixels count as everywhere here, the centre of the top-left one is (0, 0). A renderer that counts from the picture's
 corner and has pixel centres at +0.5 draws the same picture from points that are 0.5 larger.
@@ -20,8 +20,8 @@ corner and has pixel centres at +0.5 draws the same picture from points that are
 Triangles are left out if a corner is nearer than ``NEAR`` or farther than ``MAX_PLACE`` pixels from the picture's
 origin or not finite, or if they are thinner than ``MIN_AREA``. Nothing is clipped at the near plane.
 
-Everything is computed in float64. Reads, per face, 12 bytes a triangle and 24 a vertex; writes 12 bytes per pixel of
-scratch and 4 bytes per pixel and channel.
+Places, products and weights are float64. Reads, per face, 24 bytes a triangle and 24 a vertex; writes 48 bytes a vertex
+and 12 a triangle of scratch, 8 bytes a pixel for what is seen and how near, and 4 for each channel.
 """
 
 from __future__ import annotations
@@ -33,9 +33,9 @@ import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
 from vidrestore.errors import KernelError
-from vidrestore.kernels.launch import jit, num_threads, run_bands
+from vidrestore.kernels.launch import exact_jit, num_threads, run_bands
 
-__all__ = ["MAX_PLACE", "MIN_AREA", "NEAR", "interpolate", "interpolate_gradients", "rasterize"]
+__all__ = ["MAX_PLACE", "MIN_AREA", "NEAR", "draw", "draw_gradients", "rasterize"]
 
 NEAR = 0.01
 """Smallest depth that is drawn, as in the published renderer."""
@@ -47,6 +47,7 @@ MIN_AREA = 1e-9
 """Twice the smallest area that is drawn, px²."""
 
 _MIN_ROWS = 16
+_WIDE = 8  # pixels in a row from which vectors are worth their set-up
 
 Real = TypeVar("Real", np.float32, np.float64)
 
@@ -66,57 +67,41 @@ def rasterize(points_px: ArrayLike, depth: ArrayLike, triangles: ArrayLike, size
     Raises:
         KernelError: shapes that do not fit, or an index out of range.
     """
-    mesh = _Mesh(points_px, depth, triangles)
-    if size < 1:
-        raise KernelError(f"size must be at least 1, got {size}")
-    seen = np.full((mesh.batch, size, size), -1, np.int32)
-    nearest = np.zeros((mesh.batch, size, size), np.float64)
-
-    def kernel(start: int, stop: int) -> None:
-        for face, first, last in _rows(start, stop, size):
-            _rasterize_band(
-                mesh.points[face], mesh.inverse[face], mesh.triangles, nearest[face], seen[face], first, last
-            )
-
-    _run(kernel, mesh.batch, size)
-    return seen
+    return _rasterize(_Mesh(points_px, depth, triangles, size), size)
 
 
-def interpolate(
-    seen: NDArray[np.int32], points_px: ArrayLike, depth: ArrayLike, triangles: ArrayLike, values: NDArray[Real]
-) -> NDArray[Real]:
+def draw(
+    points_px: ArrayLike, depth: ArrayLike, triangles: ArrayLike, values: NDArray[Real], size: int
+) -> tuple[NDArray[Real], NDArray[np.int32]]:
     """Values of the vertices, carried over the triangles that are seen.
 
     Args:
-        seen: (B, S, S) as :func:`rasterize` gave it for the same mesh.
-        points_px: (B, N, 2).
-        depth: (B, N).
-        triangles: (T, 3).
+        points_px: as for :func:`rasterize`.
+        depth: as there.
+        triangles: as there.
         values: (B, N, C) float32 or float64.
+        size: S, side of the picture.
 
     Returns:
-        (B, C, S, S) of the same type, 0 where nothing is seen.
+        (B, C, S, S) of the values' type, 0 where nothing is seen; and what :func:`rasterize` gives.
 
     Raises:
-        KernelError: shapes or types that do not fit.
+        KernelError: shapes or types that do not fit, or an index out of range.
     """
-    mesh = _Mesh(points_px, depth, triangles)
+    mesh = _Mesh(points_px, depth, triangles, size)
     values = _checked_values(mesh, values)
-    _check_seen(mesh, seen)
-    size = seen.shape[1]
-    out = np.zeros((mesh.batch, values.shape[2], size, size), values.dtype)
+    seen = _rasterize(mesh, size)
+    picture = np.zeros((mesh.batch, values.shape[2], size, size), values.dtype)
 
     def kernel(start: int, stop: int) -> None:
         for face, first, last in _rows(start, stop, size):
-            _interpolate_band(
-                seen[face], mesh.points[face], mesh.inverse[face], mesh.triangles, values[face], out[face], first, last
-            )
+            _interpolate_band(seen[face], mesh.vertices[face], mesh.triangles, values[face], picture[face], first, last)
 
-    _run(kernel, mesh.batch, size)
-    return out
+    run_bands(kernel, 0, mesh.batch * size, min_rows=_MIN_ROWS)
+    return picture, seen
 
 
-def interpolate_gradients(
+def draw_gradients(
     seen: NDArray[np.int32],
     points_px: ArrayLike,
     depth: ArrayLike,
@@ -124,39 +109,41 @@ def interpolate_gradients(
     values: NDArray[Real],
     gradient: NDArray[Real],
 ) -> tuple[NDArray[np.float64], NDArray[np.float64], NDArray[np.float64]]:
-    """What :func:`interpolate` passes back.
+    """What :func:`draw` passes back.
 
     The gradient of the values is exact. That of points and depth is exact for the inside of triangles; that a
     silhouette moves over a pixel is a jump, which has no gradient.
 
     Args:
-        seen: as there.
-        points_px: as there.
-        depth: as there.
-        triangles: as there.
-        values: as there.
-        gradient: (B, C, S, S) of a loss with respect to its result.
+        seen: (B, S, S), as it was returned there.
+        points_px: as given there.
+        depth: as given there.
+        triangles: as given there.
+        values: as given there.
+        gradient: (B, C, S, S) of a loss with respect to the picture.
 
     Returns:
         Gradients with respect to points (B, N, 2), depth (B, N) and values (B, N, C), float64. Each face is summed up
         in one fixed order, so they are the same in every run.
+
+    Raises:
+        KernelError: shapes or types that do not fit.
     """
-    mesh = _Mesh(points_px, depth, triangles)
+    mesh = _Mesh(points_px, depth, triangles, seen.shape[-1])
     values = _checked_values(mesh, values)
     _check_seen(mesh, seen)
     size = seen.shape[1]
     if gradient.shape != (mesh.batch, values.shape[2], size, size):
         raise KernelError(f"gradient must be {(mesh.batch, values.shape[2], size, size)}, got {gradient.shape}")
     gradient = np.ascontiguousarray(gradient, values.dtype)
-    d_points, d_depth = np.zeros(mesh.points.shape), np.zeros(mesh.inverse.shape)
+    d_points, d_depth = np.zeros((*mesh.vertices.shape[:2], 2)), np.zeros(mesh.vertices.shape[:2])
     d_values = np.zeros(values.shape, np.float64)
 
     def kernel(first: int, last: int) -> None:
         for face in range(first, last):
             _gradients_of_face(
                 seen[face],
-                mesh.points[face],
-                mesh.inverse[face],
+                mesh.vertices[face],
                 mesh.triangles,
                 values[face],
                 gradient[face],
@@ -170,33 +157,37 @@ def interpolate_gradients(
 
 
 class _Mesh:
-    """The arrays of a launch, checked: float64 points, 1 / depth (0: not to be drawn), int32 triangles."""
+    """The arrays of a launch, checked; for each vertex its place, 1 / depth and the pixels around it."""
 
-    def __init__(self, points_px: ArrayLike, depth: ArrayLike, triangles: ArrayLike) -> None:
-        points = np.ascontiguousarray(points_px, np.float64)
-        depths = np.asarray(depth, np.float64)
-        corners = np.asarray(triangles)
+    def __init__(self, points_px: ArrayLike, depth: ArrayLike, triangles: ArrayLike, size: int) -> None:
+        if size < 1:
+            raise KernelError(f"size must be at least 1, got {size}")
+        points, depths, corners = np.asarray(points_px), np.asarray(depth), np.ascontiguousarray(triangles)
         if points.ndim != 3 or points.shape[2] != 2 or depths.shape != points.shape[:2]:
             raise KernelError(f"points must be (B, N, 2) and depth (B, N), got {points.shape} and {depths.shape}")
         if corners.ndim != 2 or corners.shape[1] != 3 or corners.dtype.kind not in "iu":
             raise KernelError(f"triangles must be (T, 3) whole numbers, got {corners.shape} {corners.dtype}")
         count = points.shape[1]
-        if corners.size and not (corners.min() >= 0 and corners.max() < count):
+        self.triangles = np.empty(corners.shape, np.uint32)  # numba counts signed indices from the end, at a cost
+        if not _all_below(corners, count, self.triangles):
             raise KernelError(f"triangles name vertices {corners.min()} to {corners.max()}, there are {count}")
         self.batch = points.shape[0]
-        self.points = points
-        self.triangles = np.ascontiguousarray(corners, np.int32)
-        with np.errstate(invalid="ignore"):
-            is_drawn = (depths >= NEAR) & (np.abs(points) <= MAX_PLACE).all(2) & np.isfinite(depths)
-        self.inverse = np.divide(1.0, depths, out=np.zeros_like(depths), where=is_drawn)
+        self.vertices = np.empty((self.batch, count, 4), np.float64)
+        self.boxes = np.empty((self.batch, count, 4), np.int32)
+        for face in range(self.batch):
+            _prepare(
+                points[face].astype(np.float64, copy=False),
+                depths[face].astype(np.float64, copy=False),
+                size,
+                self.vertices[face],
+                self.boxes[face],
+            )
 
 
 def _checked_values(mesh: _Mesh, values: NDArray[Any]) -> NDArray[Any]:
-    if values.ndim != 3 or values.shape[:2] != mesh.inverse.shape or values.dtype not in (np.float32, np.float64):
-        raise KernelError(
-            f"values must be ({mesh.inverse.shape[0]}, {mesh.inverse.shape[1]}, C) float32 or float64, "
-            f"got {values.shape} {values.dtype}"
-        )
+    batch, count, _ = mesh.vertices.shape
+    if values.ndim != 3 or values.shape[:2] != (batch, count) or values.dtype not in (np.float32, np.float64):
+        raise KernelError(f"values must be ({batch}, {count}, C) float32 or float64, got {values.shape} {values.dtype}")
     return np.ascontiguousarray(values)
 
 
@@ -207,10 +198,20 @@ def _check_seen(mesh: _Mesh, seen: NDArray[np.int32]) -> None:
         raise KernelError("seen must be contiguous and name triangles of this mesh")
 
 
-def _run(kernel: Any, batch: int, size: int) -> None:
-    """One band for each core: every band looks at all triangles, so more would cost more than they even out."""
-    rows = batch * size
+def _rasterize(mesh: _Mesh, size: int) -> NDArray[np.int32]:
+    seen = np.full((mesh.batch, size, size), -1, np.int32)
+    nearest = np.zeros((mesh.batch, size, size), np.float32)
+
+    def kernel(start: int, stop: int) -> None:
+        for face, first, last in _rows(start, stop, size):
+            _rasterize_band(
+                mesh.vertices[face], mesh.boxes[face], mesh.triangles, nearest[face], seen[face], first, last
+            )
+
+    # one band for each core: every band looks at all triangles, so more would cost more than they even out
+    rows = mesh.batch * size
     run_bands(kernel, 0, rows, min_rows=max(_MIN_ROWS, -(-rows // num_threads())))
+    return seen
 
 
 def _rows(start: int, stop: int, size: int) -> list[tuple[int, int, int]]:
@@ -219,114 +220,173 @@ def _rows(start: int, stop: int, size: int) -> list[tuple[int, int, int]]:
     return [(face, max(start - face * size, 0), min(stop - face * size, size)) for face in faces]
 
 
-@jit
-def _edge(points: NDArray[np.float64], u: int, v: int) -> tuple[float, float, float]:
-    """(a, b, c) of a x + b y + c, the cross product of the edge u -> v with the way from u to (x, y).
+@exact_jit
+def _all_below(corners: NDArray[Any], count: int, copy: NDArray[np.uint32]) -> bool:
+    """Copies indices and says whether all are of 0 .. count - 1."""
+    is_right = True
+    for t in range(corners.shape[0]):
+        for n in range(3):
+            is_right &= (corners[t, n] >= 0) & (corners[t, n] < count)
+            copy[t, n] = np.uint32(corners[t, n])
+    return is_right
 
-    Formed from the lower index to the higher one: the neighbour across the edge gets the same numbers negated.
-    """
-    low, high, sign = (u, v, 1.0) if u < v else (v, u, -1.0)
-    x0, y0, x1, y1 = points[low, 0], points[low, 1], points[high, 0], points[high, 1]
-    return sign * (y0 - y1), sign * (x1 - x0), sign * (x0 * y1 - y0 * x1)
 
-
-@jit
-def _rasterize_band(
+@exact_jit
+def _prepare(
     points: NDArray[np.float64],
-    inverse: NDArray[np.float64],
-    triangles: NDArray[np.int32],
-    nearest: NDArray[np.float64],
+    depth: NDArray[np.float64],
+    size: int,
+    vertices: NDArray[np.float64],
+    boxes: NDArray[np.int32],
+) -> None:
+    """Fills in x, y, 1/z (0: not to be drawn), and the first and last pixel each way that a triangle might cover."""
+    edge = size + 1.0
+    for n in range(points.shape[0]):
+        x, y, z = points[n, 0], points[n, 1], depth[n]
+        is_drawn = z >= NEAR and z < np.inf and abs(x) <= MAX_PLACE and abs(y) <= MAX_PLACE
+        vertices[n, 0] = x
+        vertices[n, 1] = y
+        vertices[n, 2] = 1.0 / z if is_drawn else 0.0
+        vertices[n, 3] = 0.0
+        x, y = (min(max(x, -1.0), edge), min(max(y, -1.0), edge)) if is_drawn else (0.0, 0.0)
+        boxes[n, 0] = np.int32(math.ceil(x))
+        boxes[n, 1] = np.int32(math.floor(x))
+        boxes[n, 2] = np.int32(math.ceil(y))
+        boxes[n, 3] = np.int32(math.floor(y))
+
+
+@exact_jit
+def _rasterize_band(
+    vertices: NDArray[np.float64],
+    boxes: NDArray[np.int32],
+    triangles: NDArray[np.uint32],
+    nearest: NDArray[np.float32],
     seen: NDArray[np.int32],
     start: int,
     stop: int,
 ) -> None:
     """Rows start..stop of one picture; ``nearest`` holds 1/z and begins as 0, ``seen`` begins as -1."""
-    width = seen.shape[1]
+    places = np.arange(seen.shape[1]).astype(np.float64)
+    first_row, last_row, last_column = np.int32(start), np.int32(stop - 1), np.int32(seen.shape[1] - 1)
     for t in range(triangles.shape[0]):
         i, j, k = triangles[t, 0], triangles[t, 1], triangles[t, 2]
-        xi, xj, xk = points[i, 0], points[j, 0], points[k, 0]
-        yi, yj, yk = points[i, 1], points[j, 1], points[k, 1]
-        low_x, high_x = min(xi, min(xj, xk)), max(xi, max(xj, xk))
-        low_y, high_y = min(yi, min(yj, yk)), max(yi, max(yj, yk))
-        # written so that NaN is outside
-        if not (high_y >= start and low_y <= stop - 1 and high_x >= 0 and low_x <= width - 1):
+        left = max(min(boxes[i, 0], min(boxes[j, 0], boxes[k, 0])), np.int32(0))
+        right = min(max(boxes[i, 1], max(boxes[j, 1], boxes[k, 1])), last_column)
+        if left > right:
             continue
-        left, right = math.ceil(max(low_x, 0.0)), math.floor(min(high_x, width - 1.0))
-        top, bottom = math.ceil(max(low_y, float(start))), math.floor(min(high_y, stop - 1.0))
-        if left > right or top > bottom:
+        top = max(min(boxes[i, 2], min(boxes[j, 2], boxes[k, 2])), first_row)
+        bottom = min(max(boxes[i, 3], max(boxes[j, 3], boxes[k, 3])), last_row)
+        if top > bottom:
             continue
-        zi, zj, zk = inverse[i], inverse[j], inverse[k]
+        zi, zj, zk = vertices[i, 2], vertices[j, 2], vertices[k, 2]
+        if zi == 0.0 or zj == 0.0 or zk == 0.0:
+            continue
+        xi, xj, xk = vertices[i, 0], vertices[j, 0], vertices[k, 0]
+        yi, yj, yk = vertices[i, 1], vertices[j, 1], vertices[k, 1]
         area = (xj - xi) * (yk - yi) - (yj - yi) * (xk - xi)
-        if abs(area) < MIN_AREA or zi == 0.0 or zj == 0.0 or zk == 0.0:
+        if abs(area) < MIN_AREA:
             continue
         side = 1.0 if area > 0.0 else -1.0
-        a0, b0, c0 = _edge(points, j, k)
-        a1, b1, c1 = _edge(points, k, i)
-        a2, b2, c2 = _edge(points, i, j)
-        a0, b0, c0 = side * a0, side * b0, side * c0
-        a1, b1, c1 = side * a1, side * b1, side * c1
-        a2, b2, c2 = side * a2, side * b2, side * c2
-        over = 1.0 / abs(area)
-        az, bz, cz = (
-            (a0 * zi + a1 * zj + a2 * zk) * over,
-            (b0 * zi + b1 * zj + b2 * zk) * over,
-            (c0 * zi + c1 * zj + c2 * zk) * over,
-        )
+        over = side / area
+        ui, uj, uk = zi * over, zj * over, zk * over
         for y in range(top, bottom + 1):
-            r0, r1, r2, rz = b0 * y + c0, b1 * y + c1, b2 * y + c2, bz * y + cz
-            for x in range(left, right + 1):
-                if a0 * x + r0 >= 0.0 and a1 * x + r1 >= 0.0 and a2 * x + r2 >= 0.0:
-                    z = az * x + rz
-                    if z > nearest[y, x]:
-                        nearest[y, x] = z
-                        seen[y, x] = t
+            down_i, down_j, down_k = (yi - y) * side, (yj - y) * side, (yk - y) * side
+            row, names = nearest[y, left : right + 1], seen[y, left : right + 1]
+            if row.size < _WIDE:
+                for n in range(row.size):
+                    x = np.float64(left + n)
+                    across_i, across_j, across_k = xi - x, xj - x, xk - x
+                    e0 = across_j * down_k - down_j * across_k
+                    e1 = across_k * down_i - down_k * across_i
+                    e2 = across_i * down_j - down_i * across_j
+                    if e0 >= 0.0 and e1 >= 0.0 and e2 >= 0.0:
+                        z = np.float32(e0 * ui + e1 * uj + e2 * uk)
+                        if z > row[n]:
+                            row[n] = z
+                            names[n] = t
+            else:  # the same without branches, which the compiler turns into vectors
+                for n in range(row.size):
+                    x = places[left + n]
+                    across_i, across_j, across_k = xi - x, xj - x, xk - x
+                    e0 = across_j * down_k - down_j * across_k
+                    e1 = across_k * down_i - down_k * across_i
+                    e2 = across_i * down_j - down_i * across_j
+                    z = np.float32(e0 * ui + e1 * uj + e2 * uk)
+                    is_nearer = (e0 >= 0.0) & (e1 >= 0.0) & (e2 >= 0.0) & (z > row[n])
+                    row[n] = z if is_nearer else row[n]
+                    names[n] = t if is_nearer else names[n]
 
 
-@jit
-def _shares(
-    points: NDArray[np.float64], inverse: NDArray[np.float64], i: int, j: int, k: int, x: int, y: int
-) -> tuple[float, float, float]:
+@exact_jit
+def _shares(vertices: NDArray[np.float64], i: int, j: int, k: int, x: int, y: int) -> tuple[float, float, float]:
     """e0/z0, e1/z1, e2/z2 of a triangle at a pixel that it covers."""
-    a0, b0, c0 = _edge(points, j, k)
-    a1, b1, c1 = _edge(points, k, i)
-    a2, b2, c2 = _edge(points, i, j)
+    across_i, across_j, across_k = vertices[i, 0] - x, vertices[j, 0] - x, vertices[k, 0] - x
+    down_i, down_j, down_k = vertices[i, 1] - y, vertices[j, 1] - y, vertices[k, 1] - y
     return (
-        (a0 * x + (b0 * y + c0)) * inverse[i],
-        (a1 * x + (b1 * y + c1)) * inverse[j],
-        (a2 * x + (b2 * y + c2)) * inverse[k],
+        (across_j * down_k - down_j * across_k) * vertices[i, 2],
+        (across_k * down_i - down_k * across_i) * vertices[j, 2],
+        (across_i * down_j - down_i * across_j) * vertices[k, 2],
     )
 
 
-@jit
+@exact_jit
 def _interpolate_band(
     seen: NDArray[np.int32],
-    points: NDArray[np.float64],
-    inverse: NDArray[np.float64],
-    triangles: NDArray[np.int32],
+    vertices: NDArray[np.float64],
+    triangles: NDArray[np.uint32],
     values: NDArray[Real],
     out: NDArray[Real],
     start: int,
     stop: int,
 ) -> None:
+    width, num_values = seen.shape[1], values.shape[1]
+    places = np.arange(width).astype(np.float64)
+    w0, w1, w2 = np.empty(width), np.empty(width), np.empty(width)
     for y in range(start, stop):
-        for x in range(seen.shape[1]):
-            t = seen[y, x]
+        names = seen[y]
+        x = 0
+        while x < width:
+            t = names[x]
+            first = x
+            x += 1
             if t < 0:
                 continue
-            i, j, k = triangles[t, 0], triangles[t, 1], triangles[t, 2]
-            s0, s1, s2 = _shares(points, inverse, i, j, k, x, y)
-            over = 1.0 / (s0 + s1 + s2)
-            w0, w1, w2 = s0 * over, s1 * over, s2 * over
-            for c in range(values.shape[1]):
-                out[c, y, x] = w0 * values[i, c] + w1 * values[j, c] + w2 * values[k, c]
+            while x < width and names[x] == t:
+                x += 1
+            i, j, k = triangles[np.uint32(t), 0], triangles[np.uint32(t), 1], triangles[np.uint32(t), 2]
+            if x - first < _WIDE:
+                for column in range(first, x):
+                    s0, s1, s2 = _shares(vertices, i, j, k, places[column], y)
+                    over = 1.0 / (s0 + s1 + s2)
+                    s0, s1, s2 = s0 * over, s1 * over, s2 * over
+                    for c in range(num_values):
+                        out[c, y, column] = s0 * values[i, c] + s1 * values[j, c] + s2 * values[k, c]
+                continue
+            xi, xj, xk = vertices[i, 0], vertices[j, 0], vertices[k, 0]
+            zi, zj, zk = vertices[i, 2], vertices[j, 2], vertices[k, 2]
+            down_i, down_j, down_k = vertices[i, 1] - y, vertices[j, 1] - y, vertices[k, 1] - y
+            for n in range(x - first):
+                place = places[first + n]
+                across_i, across_j, across_k = xi - place, xj - place, xk - place
+                s0 = (across_j * down_k - down_j * across_k) * zi
+                s1 = (across_k * down_i - down_k * across_i) * zj
+                s2 = (across_i * down_j - down_i * across_j) * zk
+                over = 1.0 / (s0 + s1 + s2)
+                w0[n] = s0 * over
+                w1[n] = s1 * over
+                w2[n] = s2 * over
+            for c in range(num_values):
+                v0, v1, v2 = values[i, c], values[j, c], values[k, c]
+                run = out[c, y, first:x]
+                for n in range(run.size):
+                    run[n] = w0[n] * v0 + w1[n] * v1 + w2[n] * v2
 
 
-@jit
+@exact_jit
 def _gradients_of_face(
     seen: NDArray[np.int32],
-    points: NDArray[np.float64],
-    inverse: NDArray[np.float64],
-    triangles: NDArray[np.int32],
+    vertices: NDArray[np.float64],
+    triangles: NDArray[np.uint32],
     values: NDArray[Real],
     gradient: NDArray[Real],
     d_points: NDArray[np.float64],
@@ -339,8 +399,8 @@ def _gradients_of_face(
             t = seen[y, x]
             if t < 0:
                 continue
-            i, j, k = triangles[t, 0], triangles[t, 1], triangles[t, 2]
-            s0, s1, s2 = _shares(points, inverse, i, j, k, x, y)
+            i, j, k = triangles[np.uint32(t), 0], triangles[np.uint32(t), 1], triangles[np.uint32(t), 2]
+            s0, s1, s2 = _shares(vertices, i, j, k, x, y)
             over = 1.0 / (s0 + s1 + s2)
             w0, w1, w2 = s0 * over, s1 * over, s2 * over
             g0, g1, g2 = 0.0, 0.0, 0.0  # with respect to the weights
@@ -355,13 +415,13 @@ def _gradients_of_face(
             mean = w0 * g0 + w1 * g1 + w2 * g2
             # share = e / z, weight = share / Σ shares
             g0, g1, g2 = (g0 - mean) * over, (g1 - mean) * over, (g2 - mean) * over
-            zi, zj, zk = inverse[i], inverse[j], inverse[k]
+            zi, zj, zk = vertices[i, 2], vertices[j, 2], vertices[k, 2]
             d_depth[i] -= g0 * s0 * zi
             d_depth[j] -= g1 * s1 * zj
             d_depth[k] -= g2 * s2 * zk
             e0, e1, e2 = g0 * zi, g1 * zj, g2 * zk  # with respect to e0, e1, e2
-            xi, xj, xk = points[i, 0] - x, points[j, 0] - x, points[k, 0] - x
-            yi, yj, yk = points[i, 1] - y, points[j, 1] - y, points[k, 1] - y
+            xi, xj, xk = vertices[i, 0] - x, vertices[j, 0] - x, vertices[k, 0] - x
+            yi, yj, yk = vertices[i, 1] - y, vertices[j, 1] - y, vertices[k, 1] - y
             d_points[i, 0] += e2 * yj - e1 * yk
             d_points[i, 1] += e1 * xk - e2 * xj
             d_points[j, 0] += e0 * yk - e2 * yi

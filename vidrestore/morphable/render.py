@@ -4,12 +4,11 @@ from __future__ import annotations
 
 from typing import Any
 
-import numpy as np
 import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-from vidrestore.kernels.rasterize import interpolate, interpolate_gradients, rasterize
+from vidrestore.kernels.rasterize import draw, draw_gradients, rasterize
 
 __all__ = ["render", "visible_triangles"]
 
@@ -51,10 +50,7 @@ class _Render(torch.autograd.Function):
     def forward(
         ctx: Any, points_px: Tensor, depth: Tensor, colours: Tensor, triangles: Tensor, size: int
     ) -> tuple[Tensor, Tensor]:
-        arrays = _array(points_px), _array(depth), _array(triangles)
-        seen = rasterize(*arrays, size)
-        values = _array(colours)
-        picture = interpolate(seen, *arrays, values if values.dtype == np.float64 else values.astype(np.float32))
+        picture, seen = draw(_array(points_px), _array(depth), _array(triangles), _array(colours), size)
         seen_tensor = torch.from_numpy(seen).to(points_px.device)
         ctx.save_for_backward(points_px, depth, colours, triangles, seen_tensor)
         ctx.mark_non_differentiable(seen_tensor)
@@ -63,10 +59,8 @@ class _Render(torch.autograd.Function):
     @staticmethod
     def backward(ctx: Any, *gradients: Tensor) -> tuple[Tensor | None, ...]:
         points_px, depth, colours, triangles, seen = ctx.saved_tensors
-        values = _array(colours)
-        values = values if values.dtype == np.float64 else values.astype(np.float32)
-        d_points, d_depth, d_colours = interpolate_gradients(
-            _array(seen), _array(points_px), _array(depth), _array(triangles), values, _array(gradients[0])
+        d_points, d_depth, d_colours = draw_gradients(
+            _array(seen), _array(points_px), _array(depth), _array(triangles), _array(colours), _array(gradients[0])
         )
         pairs = ((d_points, points_px), (d_depth, depth), (d_colours, colours))
         return (*(torch.from_numpy(gradient).to(like) for gradient, like in pairs), None, None)
