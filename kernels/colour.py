@@ -17,7 +17,16 @@ from numpy.typing import NDArray
 from vidrestore.errors import KernelError
 from vidrestore.types import PixelFormat
 
-__all__ = ["is_hdr", "legal_range", "planes_from_rgb", "rgb_from_planes", "signal_delta", "tone_map", "tone_unmap"]
+__all__ = [
+    "is_hdr",
+    "legal_range",
+    "planes_from_rgb",
+    "rgb_from_planes",
+    "signal_delta",
+    "tone_curve",
+    "tone_map",
+    "tone_unmap",
+]
 
 LUMA_COEFFICIENTS = {
     "bt601": (0.299, 0.114),
@@ -141,6 +150,11 @@ def tone_map(rgb: NDArray[np.float32], pixel_format: PixelFormat) -> NDArray[np.
     if not is_hdr(pixel_format):
         return rgb
     return np.interp(rgb, _nodes(), _curve(pixel_format.transfer)).astype(np.float32)
+
+
+def tone_curve(pixel_format: PixelFormat) -> NDArray[np.float64]:
+    """The broken line of :func:`tone_map`: its values at evenly spaced places from -1 to 1, rising."""
+    return _curve(pixel_format.transfer)
 
 
 def tone_unmap(rgb: NDArray[np.float32], pixel_format: PixelFormat) -> NDArray[np.float64]:
