@@ -23,13 +23,23 @@ ALLOWED: dict[str, set[str]] = {
     "morphable": {"types", "errors", "geometry", "device", "kernels", "morphable"},
     "picture": {"geometry", "kernels", "types"},
     "ahead": {"types"},
+    "download": {"errors"},
     "presets": set(),
     "evaluate": COMMON | {"evaluate"},
     "train": COMMON | {"train", "restoration", "evaluate", "decode", "detect", "track"},
     "live": COMMON | STAGES | {"live"},
     **{stage: COMMON | {stage} for stage in STAGES},
 }
-TOP = {"pipeline", "inspection", "doctor", "cli", "commands", "__main__", "__init__"}  # these put the parts together
+TOP = {
+    "pipeline",
+    "inspection",
+    "doctor",
+    "cli",
+    "commands",
+    "conversion",
+    "__main__",
+    "__init__",
+}  # these put the parts together
 
 
 def modules() -> list[Path]:
@@ -102,3 +112,16 @@ def test_every_torch_load_is_restricted() -> None:
                 if isinstance(owner, ast.Name) and owner.id == "torch":
                     values = {k.arg: getattr(k.value, "value", None) for k in node.keywords}
                     assert values.get("weights_only") is True, path
+
+
+def test_only_the_download_of_weights_opens_connections() -> None:
+    for path in modules():
+        if part_of(path) in {"download", "live"}:
+            continue
+        for node in ast.walk(ast.parse(path.read_text("utf-8"))):
+            if isinstance(node, (ast.Import, ast.ImportFrom)):
+                names = {alias.name for alias in node.names} | {getattr(node, "module", "") or ""}
+                reach = {"urllib.request", "http.client", "socket", "ssl", "requests", "httpx"}
+                assert not names & reach, path
+                if "vidrestore.download" in names:
+                    assert path.parts[-2:] == ("commands", "models.py"), "a run never fetches anything"

@@ -3,18 +3,28 @@
 from __future__ import annotations
 
 import dataclasses
+import sys
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from importlib import resources
 from pathlib import Path
-from typing import Annotated
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 from rich.console import Console
+from rich.progress import BarColumn, DownloadColumn, TextColumn, TransferSpeedColumn
+from rich.progress import Progress as ProgressBar
 from rich.table import Table
 
-from vidrestore.commands.common import ExitStatus, JsonFlag, print_json, say
-from vidrestore.errors import printable
+from vidrestore.commands.common import ExitStatus, JsonFlag, errors, print_json, say, signals_noted
+from vidrestore.errors import ConfigError, WeightsError, printable
+
+if TYPE_CHECKING:
+    from vidrestore.restoration.weights import ModelEntry, WeightStore
 
 __all__ = ["app"]
+
+AcceptOption = Annotated[bool, typer.Option("--accept-licence", help="You have read the licence and accept it.")]
 
 app = typer.Typer(help="Weights that do not come with the package.", no_args_is_help=True)
 
@@ -59,8 +69,10 @@ def models_card_command(
         "file": entry.file,
         "address": entry.address,
         "licence": entry.licence,
+        "licence accepted": "yes" if store.has_accepted(entry) else "no",
         "commercial use": "allowed" if entry.allows_commercial_use else "not allowed",
         "SHA-256": entry.sha256 or "not known",
+        "for": entry.use,
         "here": f"{store.path(name)}, from {receipt.source_file}" if receipt else "no",
     }
     for key, value in rows.items():
@@ -72,20 +84,96 @@ def models_card_command(
 def models_convert_command(
     name: Annotated[str, typer.Argument(help="Which model the file is, such as codeformer.")],
     source: Annotated[Path, typer.Argument(metavar="FILE", help="The published .pth file.")],
-    accept: Annotated[bool, typer.Option("--accept-licence", help="You have read the licence and accept it.")] = False,
+    accept: AcceptOption = False,
 ) -> ExitStatus:
     """Read a published weight file, once and safely, into a form that runs can load."""
     from vidrestore.restoration.convert import convert_weights
     from vidrestore.restoration.weights import WeightStore, find_model
 
     entry, store = find_model(name), WeightStore()
-    if not entry.allows_commercial_use:
-        say(f"{entry.file} is under the {entry.licence}")
+    _accept_licence(entry, store, accept=accept)
     receipt = convert_weights(source, entry, store, accepts_licence=accept)
     if entry.sha256 is not None and receipt.source_sha256 != entry.sha256:
         say(f"its SHA-256 is {receipt.source_sha256}, others saw {entry.sha256}", head="note: ", style="yellow")
-    say(f"{store.path(name)}: ready; use it with --network {entry.network}")
+    say(f"{store.path(name)}: ready; for {entry.use}")
     return ExitStatus.WHOLE
+
+
+@app.command("pull")
+def models_pull_command(
+    name: Annotated[str, typer.Argument(help="Which model, such as codeformer.")],
+    accept: AcceptOption = False,
+    address: Annotated[
+        str | None, typer.Option("--from", metavar="ADDRESS", help="A mirror to fetch the official file from.")
+    ] = None,
+    offline: Annotated[
+        bool, typer.Option("--offline", envvar="VIDRESTORE_OFFLINE", help="Open no connection; fail instead.")
+    ] = False,
+    again: Annotated[bool, typer.Option("--again", help="Fetch it although it is here.")] = False,
+    as_json: JsonFlag = False,
+) -> ExitStatus:
+    """Fetch a published weight file from its authors, check it, and convert it; the only command that goes online."""
+    from vidrestore.download import download
+    from vidrestore.restoration.convert import convert_weights
+    from vidrestore.restoration.weights import WeightStore, find_model
+
+    entry, store = find_model(name), WeightStore()
+    receipt = store.receipt(name)
+    if receipt is None or again:
+        if offline:
+            raise WeightsError(f"{entry.file} is not here, and --offline forbids to fetch it from {entry.address}")
+        _accept_licence(entry, store, accept=accept)
+        source = store.folder / "downloads" / entry.file
+        source.parent.mkdir(parents=True, exist_ok=True)
+        expected = entry.sha256 or (receipt.source_sha256 if receipt else None)
+        with signals_noted() as check, _transfer_bar(entry.file, show=not as_json) as tell:
+            download(
+                address or entry.address,
+                source,
+                sha256=expected,
+                num_bytes=entry.num_bytes,
+                progress=tell,
+                check=check,
+            )
+        try:
+            receipt = convert_weights(source, entry, store, accepts_licence=accept)
+        finally:
+            source.unlink(missing_ok=True)
+        if entry.sha256 is None:
+            say(f"nobody states its SHA-256; {receipt.source_sha256} is recorded", head="note: ", style="yellow")
+    if as_json:
+        print_json(dataclasses.asdict(receipt) | {"path": store.path(name)})
+    else:
+        say(f"{store.path(name)}: ready; for {entry.use}")
+    return ExitStatus.WHOLE
+
+
+def _accept_licence(entry: ModelEntry, store: WeightStore, *, accept: bool) -> None:
+    """Shows a licence that restricts use and asks, unless it was accepted before; a script has to say so itself."""
+    if store.has_accepted(entry):
+        return
+    say(f"{entry.file} is under the {entry.licence}")
+    if accept or (sys.stdin.isatty() and typer.confirm("Do you accept it?", err=True)):
+        store.accept(entry)
+        return
+    raise ConfigError(f"the licence of {entry.file} has to be accepted once: add --accept-licence")
+
+
+@contextmanager
+def _transfer_bar(name: str, *, show: bool) -> Iterator[Callable[[int, int | None], None] | None]:
+    if not show or not errors.is_terminal:
+        yield None
+        return
+    with ProgressBar(
+        TextColumn("{task.description}"),
+        BarColumn(),
+        DownloadColumn(),
+        TransferSpeedColumn(),
+        console=errors,
+        transient=True,
+    ) as bar:
+        task = bar.add_task(name, total=None)
+        yield lambda here, whole: bar.update(task, completed=here, total=whole)
 
 
 @app.command("verify")

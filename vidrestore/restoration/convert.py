@@ -17,7 +17,7 @@ from typing import Any
 from vidrestore.errors import ConfigError, WeightsError
 from vidrestore.restoration.weights import ModelEntry, Receipt, WeightStore, sha256_of
 
-__all__ = ["convert_weights"]
+__all__ = ["convert_weights", "shut_the_door"]
 
 MEMORY_BYTES = 16 * 2**30  # address space: torch's own libraries take several GB of it
 FILE_BYTES = 2 * 2**30
@@ -32,13 +32,15 @@ def convert_weights(source: Path, entry: ModelEntry, store: WeightStore, *, acce
         source: the ``.pth`` file.
         entry: which model it is said to be.
         store: where the result goes.
-        accepts_licence: the user has seen and accepted the licence.
+        accepts_licence: the user has seen and accepted the licence; it is recorded, so once is enough.
 
     Raises:
         ConfigError: the licence restricts use and was not accepted.
         WeightsError: the file is missing, damaged, hostile, or of another network; nothing is left in the store.
     """
-    if not entry.allows_commercial_use and not accepts_licence:
+    if accepts_licence:
+        store.accept(entry)
+    if not store.has_accepted(entry):
         raise ConfigError(f"{entry.file} is under the {entry.licence}; accept it with --accept-licence")
     if not source.is_file():
         raise WeightsError(f"{source}: there is no such file")
@@ -52,14 +54,14 @@ def convert_weights(source: Path, entry: ModelEntry, store: WeightStore, *, acce
         os.replace(part, target)
     finally:
         part.unlink(missing_ok=True)
-    receipt = Receipt(entry.name, source.name, source_sha256, converted_sha256, accepts_licence)
+    receipt = Receipt(entry.name, source.name, source_sha256, converted_sha256, licence_accepted=True)
     store.keep(receipt)
     return receipt
 
 
 def _run_child(source: Path, part: Path, entry: ModelEntry) -> None:
-    command = [sys.executable, "-I", "-c", "from vidrestore.restoration.convert import child; child()"]
-    arguments = [str(source.absolute()), str(part.absolute()), entry.network]
+    command = [sys.executable, "-I", "-c", "from vidrestore.conversion import child; child()"]
+    arguments = [str(source.absolute()), str(part.absolute()), entry.name]
     try:
         done = subprocess.run([*command, *arguments], capture_output=True, text=True, timeout=2 * CPU_S, check=False)
     except subprocess.TimeoutExpired as error:
@@ -74,38 +76,7 @@ def _run_child(source: Path, part: Path, entry: ModelEntry) -> None:
     raise WeightsError(message)
 
 
-def child() -> None:
-    """What the child process does; its arguments are the source, the target and the network's name."""
-    source, target, network = sys.argv[-3:]
-    # all imports come before the door is shut
-    import torch
-    from safetensors.torch import save_file
-
-    from vidrestore.restoration.codeformer import RESTORATION, CodeFormer
-    from vidrestore.restoration.vqgan import load_published
-
-    assert network == "codeformer"
-    with torch.device("meta"):
-        module = CodeFormer(RESTORATION.dims)
-    _shut_the_door(Path(target))
-    try:
-        try:
-            state: Any = torch.load(source, map_location="cpu", weights_only=True)
-        except Exception as error:  # torch.load raises a dozen kinds on damaged and on hostile files
-            reason = str(error).strip().splitlines()[0] if str(error).strip() else type(error).__name__
-            raise WeightsError(f"{source}: is no weight file that can be opened safely ({reason[:160]})") from error
-        if not isinstance(state, dict):
-            raise WeightsError(f"{source}: expected a dictionary of tensors, got {type(state).__name__}")
-        load_published(module, state, source=source)
-        tensors = {key: value.contiguous() for key, value in module.state_dict().items()}
-        save_file(tensors, target, metadata={"network": network})
-    except (WeightsError, MemoryError) as error:
-        sys.stdout.write(json.dumps({"error": str(error) or f"{source}: needs more memory than is allowed"}))
-        sys.stdout.flush()
-        os._exit(1)
-
-
-def _shut_the_door(target: Path) -> None:
+def shut_the_door(target: Path) -> None:
     """No sockets, no programs, no writing elsewhere, bounded memory, time and output; there is no way back."""
     try:
         import resource

@@ -33,9 +33,7 @@ class ModelEntry:
     """A published weight file."""
 
     name: str
-    """What the commands call it."""
-    network: str
-    """Value of ``restore.network`` that uses it."""
+    """What the commands call it, and the key of its layout in conversion.py."""
     file: str
     """Its official file name."""
     address: str
@@ -47,20 +45,82 @@ class ModelEntry:
     sha256: str | None
     """SHA-256 as seen in public code of third parties; no publisher states one. None: recorded on first use."""
     purpose: str
+    use: str
+    """The command that wants it."""
+
+
+_CODEFORMER = "https://github.com/sczhou/CodeFormer/releases/download/v0.1.0/"
+_FACEXLIB = "https://github.com/xinntao/facexlib/releases/download/"
+_MIT = "MIT, as facexlib publishes it; trained by others on WIDER FACE, whose pictures are for research"
+
+
+def _codeformer(
+    name: str, purpose: str, use: str, *, num_bytes: int | None = None, sha256: str | None = None
+) -> ModelEntry:
+    """An entry of CodeFormer's release v0.1.0."""
+    return ModelEntry(name, f"{name}.pth", f"{_CODEFORMER}{name}.pth", S_LAB, False, num_bytes, sha256, purpose, use)
 
 
 MODELS = {
-    "codeformer": ModelEntry(
-        name="codeformer",
-        network="codeformer",
-        file="codeformer.pth",
-        address="https://github.com/sczhou/CodeFormer/releases/download/v0.1.0/codeformer.pth",
-        licence=S_LAB,
-        allows_commercial_use=False,
-        num_bytes=376637898,
-        sha256="1009e537e0c2a07d4cabce6355f53cb66767cd4b4297ec7a4a64ca4b8a5684b7",
-        purpose="CodeFormer (Zhou et al., NeurIPS 2022): blind face restoration at 512 pixels",
-    )
+    entry.name: entry
+    for entry in [
+        _codeformer(
+            "codeformer",
+            "CodeFormer (Zhou et al., NeurIPS 2022): blind face restoration at 512 pixels",
+            "vidrestore restore --network codeformer",
+            num_bytes=376637898,
+            sha256="1009e537e0c2a07d4cabce6355f53cb66767cd4b4297ec7a4a64ca4b8a5684b7",
+        ),
+        _codeformer("codeformer_colorization", "CodeFormer for grey and faded faces", "vidrestore colorize"),
+        _codeformer(
+            "codeformer_inpainting",
+            "CodeFormer for faces with missing parts",
+            "vidrestore inpaint",
+            sha256="b0d1b868c3dacf75d637bbcc0d4b3dd4ce2a064a338dfb4d35c740d3b4ae8797",
+        ),
+        _codeformer("codeformer_stage2", "CodeFormer before its last training stage", "training"),
+        _codeformer(
+            "vqgan_code1024",
+            "the autoencoder and codebook under CodeFormer",
+            "training",
+            num_bytes=255078528,
+            sha256="4d1c6741b3cffcbdc2cd1a12b2c3c2442282e042d5de66909cb643d4fa31b20f",
+        ),
+        _codeformer("vqgan_discriminator", "the discriminator that the autoencoder was trained against", "training"),
+        ModelEntry(
+            "retinaface",
+            "detection_Resnet50_Final.pth",
+            f"{_FACEXLIB}v0.1.0/detection_Resnet50_Final.pth",
+            _MIT,
+            True,
+            109497761,
+            "6d1de9c2944f2ccddca5f5e010ea5ae64a39845a86311af6fdf30841b0a5a16d",
+            "RetinaFace with ResNet-50: finds small, hidden and turned faces that YuNet misses",
+            "vidrestore restore --set detect.detector=retinaface",
+        ),
+        ModelEntry(
+            "retinaface_mobile",
+            "detection_mobilenet0.25_Final.pth",
+            f"{_FACEXLIB}v0.1.0/detection_mobilenet0.25_Final.pth",
+            _MIT,
+            True,
+            1789735,
+            None,
+            "RetinaFace with MobileNet 0.25: the small one",
+            "vidrestore restore --set detect.detector=retinaface_mobile",
+        ),
+        ModelEntry(
+            "parsenet",
+            "parsing_parsenet.pth",
+            f"{_FACEXLIB}v0.2.2/parsing_parsenet.pth",
+            _MIT.partition(";")[0],
+            True,
+            85331193,
+            "3d558d8d0e42c20224f13cf5a29c79eba2d59913419f945545d8cf7b72920de2",
+            "ParseNet: names 19 parts of a face",
+            "programs, vidrestore.restoration.parsenet",
+        ),
+    ]
 }
 
 
@@ -134,12 +194,26 @@ class WeightStore:
         except (OSError, ValueError, TypeError) as error:
             raise WeightsError(f"{path}: is damaged; convert {find_model(name).file} again") from error
 
+    def accept(self, entry: ModelEntry) -> None:
+        """Records that the user has seen and accepted a model's licence, so that nobody asks again."""
+        self.folder.mkdir(parents=True, exist_ok=True)
+        path = self.folder / "licences.json"
+        _write_json(path, self._accepted() | {entry.name: entry.licence})
+
+    def has_accepted(self, entry: ModelEntry) -> bool:
+        """Whether a model's licence, in its present words, was accepted, or asks for nothing."""
+        return entry.allows_commercial_use or self._accepted().get(entry.name) == entry.licence
+
+    def _accepted(self) -> dict[str, str]:
+        try:
+            accepted = json.loads((self.folder / "licences.json").read_text("utf-8"))
+        except (OSError, ValueError):
+            return {}  # nothing was accepted, or it cannot be known: the user is asked again
+        return accepted if isinstance(accepted, dict) else {}
+
     def keep(self, receipt: Receipt) -> None:
         """Writes the receipt of a file that was just put in place."""
-        target = self.path(receipt.name).with_suffix(".json")
-        part = target.with_suffix(".json.part")
-        part.write_text(json.dumps(asdict(receipt), indent=1) + "\n", "utf-8")
-        os.replace(part, target)
+        _write_json(self.path(receipt.name).with_suffix(".json"), asdict(receipt))
 
     def verify(self, name: str) -> Receipt:
         """Compares a converted file with what was recorded when it was made.
@@ -177,6 +251,12 @@ class WeightStore:
 def missing(entry: ModelEntry) -> str:
     """One line that says how to get a model's weights."""
     return (
-        f"the weights of {entry.name} are not here; get {entry.file} from {entry.address} and run: "
-        f"vidrestore models convert {entry.name} {entry.file}"
+        f"the weights of {entry.name} are not here; run: vidrestore models pull {entry.name}, or get {entry.file} from "
+        f"{entry.address} and run: vidrestore models convert {entry.name} {entry.file}"
     )
+
+
+def _write_json(path: Path, value: object) -> None:
+    part = path.with_suffix(f".{os.getpid()}.part")
+    part.write_text(json.dumps(value, indent=1) + "\n", "utf-8")
+    os.replace(part, path)
