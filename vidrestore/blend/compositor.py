@@ -18,8 +18,8 @@ from vidrestore.types import Frame, Restoration
 
 __all__ = ["Compositor", "damp_colour", "guard_colour"]
 
-_LUMA = np.array([0.299, 0.587, 0.114], np.float32)  # Rec. 601, as everything that networks are trained on
-_GUARD_SIGMA = 0.15  # of the side, one and a half eye widths: shading stays, a patch's colour does not pass
+LUMA = np.array([0.299, 0.587, 0.114], np.float32)  # Rec. 601, as everything that networks are trained on
+GUARD_SIGMA = 0.15  # of the side, one and a half eye widths: shading stays, a patch's colour does not pass
 
 
 class Compositor:
@@ -108,7 +108,7 @@ def damp_colour(delta: NDArray[np.float32], share: float) -> NDArray[np.float32]
     Returns:
         (3, S, S).
     """
-    luma = np.tensordot(_LUMA, delta, 1)
+    luma = np.tensordot(LUMA, delta, 1)
     return np.asarray(luma + np.float32(share) * (delta - luma), np.float32)
 
 
@@ -126,7 +126,7 @@ def guard_colour(delta: NDArray[np.float32], mask: NDArray[np.float32], share: f
     Returns:
         (3, S, S); 0 where delta is 0 everywhere.
     """
-    blurred = blur(shrink(np.concatenate([delta * mask, mask[None]])), _GUARD_SIGMA)
+    blurred = blur(shrink(np.concatenate([delta * mask, mask[None]])), GUARD_SIGMA)
     average = np.divide(blurred[:3], np.maximum(blurred[3:], np.float32(1e-3)), dtype=np.float32)
     shift = grow(average, delta.shape[-1])
     guarded: NDArray[np.float32] = delta - np.float32(share) * shift

@@ -22,10 +22,10 @@ _CENTRE = (0.502, 0.520)
 _HALF_AXES = (0.400, 0.455)
 _ROUNDNESS = 2.5  # exponent of the superellipse: 2 is an ellipse, which would miss the jaw's corners
 
-_DISAGREEMENT_SIGMA = 1.0 / 20.0  # of the side: finer differences are what restoration is for
-_DISAGREEMENT_LOW, _DISAGREEMENT_HIGH = 0.25, 0.60  # of [-1, 1]: a face relit stays below, a hand over a face is above
+DISAGREEMENT_SIGMA = 1.0 / 20.0  # of the side: finer differences are what restoration is for
+DISAGREEMENT_LOW, DISAGREEMENT_HIGH = 0.25, 0.60  # of [-1, 1]: a face relit stays below, a hand over a face is above
 _BORDER_SHARE = 0.06  # of the side: the widest fade at the frame's border
-_COARSE = 64  # px, low frequencies are computed on a copy of this size
+COARSE = 64  # px, low frequencies are computed on a copy of this size
 
 
 def smoothstep(x: NDArray[np.floating]) -> NDArray[np.float32]:
@@ -70,7 +70,7 @@ def face_mask(size: int, feather: float) -> NDArray[np.float32]:
 
 def shrink(image: NDArray[np.float32]) -> NDArray[np.float32]:
     """(C, S, S) -> (C, s, s), s = min(S, 64), by area averages: the copy that low frequencies are computed on."""
-    size = min(image.shape[-1], _COARSE)
+    size = min(image.shape[-1], COARSE)
     planes = [cv2.resize(plane, (size, size), interpolation=cv2.INTER_AREA) for plane in image]
     return np.stack(planes).astype(np.float32, copy=False)
 
@@ -108,10 +108,10 @@ def disagreement_mask(degraded: NDArray[np.float32], restored: NDArray[np.float3
     """
     if degraded.shape != restored.shape or degraded.ndim != 3 or len(degraded) != 3:
         raise ValueError(f"expected two (3, S, S) pictures, got {degraded.shape} and {restored.shape}")
-    coarse = blur(shrink(restored - degraded), _DISAGREEMENT_SIGMA)
+    coarse = blur(shrink(restored - degraded), DISAGREEMENT_SIGMA)
     coarse -= np.median(coarse, axis=(1, 2), keepdims=True)
     length = np.sqrt(np.mean(coarse * coarse, axis=0))
-    mask = smoothstep((_DISAGREEMENT_HIGH - length) / (_DISAGREEMENT_HIGH - _DISAGREEMENT_LOW))
+    mask = smoothstep((DISAGREEMENT_HIGH - length) / (DISAGREEMENT_HIGH - DISAGREEMENT_LOW))
     size = degraded.shape[-1]
     return np.ones((size, size), np.float32) if (mask == 1.0).all() else grow(mask[None], size)[0].clip(0.0, 1.0)
 

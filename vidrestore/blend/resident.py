@@ -1,0 +1,171 @@
+"""The blend stage for crops that live on a device: what :mod:`vidrestore.blend.compositor` does, in torch.
+
+Masks and differences of all faces of a batch are made together and stay where they are; the compositing kernel then
+writes them into planes on the same device. Area shrink, Gaussian and cubic growth are separable and linear, so each is
+a pair of small matrices, read off OpenCV's own functions: the results are those of the CPU up to rounding.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from functools import lru_cache
+
+import cv2
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch import Tensor
+
+from vidrestore.blend import mask as masks
+from vidrestore.blend.compositor import GUARD_SIGMA, LUMA
+from vidrestore.config import BlendOptions
+from vidrestore.kernels.colour import is_hdr, tone_curve
+from vidrestore.types import PixelFormat
+
+__all__ = ["Change", "ResidentBlend"]
+
+
+@dataclass(frozen=True, slots=True)
+class Change:
+    """What B crops change, as the compositing kernel wants it; all on one device."""
+
+    deltas: Tensor
+    """(B, 3, S, S) float32 R'G'B' in the frame's own signal, in [-2, 2]."""
+    masks: Tensor
+    """(B, S, S) float32 in [0, 1]."""
+    usable: Tensor
+    """(B,) uint8: 0 where the network's result was not finite."""
+
+
+class ResidentBlend:
+    """Makes the :class:`Change` of a batch of crops.
+
+    Attributes:
+        options: as :class:`~vidrestore.blend.compositor.Compositor` has them.
+        colour_guard: likewise.
+        lowers_disagreement: likewise.
+    """
+
+    def __init__(self, options: BlendOptions, *, colour_guard: float = 1.0, lowers_disagreement: bool = True) -> None:
+        self.options = options
+        self.colour_guard = colour_guard
+        self.lowers_disagreement = lowers_disagreement
+
+    def change(
+        self,
+        degraded: Tensor,
+        restored: Tensor,
+        crop_from_frame: NDArray[np.float64],
+        frame_size: tuple[int, int],
+        pixel_format: PixelFormat,
+    ) -> Change:
+        """Differences, guarded in colour, and their masks.
+
+        Args:
+            degraded: (B, 3, S, S) in [-1, 1].
+            restored: the same shape; what is not finite is left out.
+            crop_from_frame: (B, 2, 3), on the host.
+            frame_size: height and width of the frames in which the crops lie.
+            pixel_format: of those frames.
+        """
+        usable = torch.isfinite(restored).flatten(1).all(1)
+        restored = torch.where(usable[:, None, None, None], restored, degraded)
+        difference = restored - degraded
+        mask = self._base(crop_from_frame, frame_size, degraded)
+        if self.lowers_disagreement:
+            mask = mask * _disagreement(difference)
+        mask = mask.expand(len(degraded), -1, -1)
+        if self.colour_guard > 0.0 or self.options.colour < 1.0:
+            difference = _damp(difference, self.options.colour)
+            if self.colour_guard > 0.0:
+                difference = _guard(difference, mask, self.colour_guard)
+        if is_hdr(pixel_format):
+            restored = degraded + difference
+            curve = _curve(pixel_format, degraded.device)
+            difference = _unmapped(restored, curve) - _unmapped(degraded, curve)
+        return Change(difference.contiguous(), mask.contiguous(), usable.to(torch.uint8))
+
+    def _base(self, maps: NDArray[np.float64], frame_size: tuple[int, int], like: Tensor) -> Tensor:
+        """(1 or B, S, S): the outline, and the fade of crops that the frame's border cuts."""
+        size = like.shape[-1]
+        outline = _outline(size, self.options.feather, like.device)
+        plain = masks.face_mask(size, self.options.feather)
+        borders = [masks.border_mask(size, m, *frame_size, plain) for m in maps]
+        if all((border == 1.0).all() for border in borders):
+            return outline
+        return outline * torch.from_numpy(np.stack(borders)).to(like.device)
+
+
+def _damp(difference: Tensor, share: float) -> Tensor:
+    luma = torch.tensordot(difference, _luma(difference.device), ([1], [0]))[:, None]
+    return luma + share * (difference - luma)
+
+
+def _guard(difference: Tensor, mask: Tensor, share: float) -> Tensor:
+    size = difference.shape[-1]
+    weighted = torch.cat([difference * mask[:, None], mask[:, None]], 1)  # (B, 4, S, S)
+    blurred = _both_axes(_low_pass(size, GUARD_SIGMA, difference.device), weighted)
+    average = blurred[:, :3] / blurred[:, 3:].clamp_min(1e-3)
+    return difference - share * _both_axes(_growth(size, difference.device), average)
+
+
+def _disagreement(difference: Tensor) -> Tensor:
+    size, device = difference.shape[-1], difference.device
+    coarse = _both_axes(_low_pass(size, masks.DISAGREEMENT_SIGMA, device), difference)
+    ordered = coarse.flatten(2).sort(-1).values
+    half = ordered.shape[-1] // 2
+    median = (ordered[..., (ordered.shape[-1] - 1) // 2] + ordered[..., half]) / 2
+    length = (coarse - median[..., None, None]).square().mean(1).sqrt()
+    low, high = masks.DISAGREEMENT_LOW, masks.DISAGREEMENT_HIGH
+    t = ((high - length) / (high - low)).clamp(0.0, 1.0)
+    agreement = t * t * (3.0 - 2.0 * t)
+    return _both_axes(_growth(size, device), agreement[:, None])[:, 0].clamp(0.0, 1.0)
+
+
+def _unmapped(rgb: Tensor, curve: Tensor) -> Tensor:
+    """tone_unmap of :mod:`vidrestore.kernels.colour`: the broken line read from values to places, in float64."""
+    wanted = rgb.double().clamp(-1.0, 1.0)
+    node = torch.searchsorted(curve, wanted.contiguous(), right=True).clamp(1, len(curve) - 1) - 1
+    low, high = curve[node], curve[node + 1]
+    place = node + (wanted - low) / (high - low).clamp_min(1e-300)
+    return (place * (2.0 / (len(curve) - 1)) - 1.0).float()
+
+
+def _both_axes(matrix: Tensor, pictures: Tensor) -> Tensor:
+    """(..., m, m) of (..., n, n) by an (m, n) matrix on rows and on columns."""
+    return matrix @ pictures @ matrix.T
+
+
+@lru_cache(maxsize=16)
+def _outline(size: int, feather: float, device: torch.device) -> Tensor:
+    return torch.from_numpy(masks.face_mask(size, feather).copy())[None].to(device)
+
+
+@lru_cache(maxsize=8)
+def _luma(device: torch.device) -> Tensor:
+    return torch.from_numpy(LUMA).to(device)
+
+
+@lru_cache(maxsize=8)
+def _curve(pixel_format: PixelFormat, device: torch.device) -> Tensor:
+    return torch.from_numpy(tone_curve(pixel_format)).to(device)
+
+
+@lru_cache(maxsize=16)
+def _low_pass(size: int, sigma: float, device: torch.device) -> Tensor:
+    """(s, S): area shrink to the coarse copy, then a Gaussian of ``sigma`` * s."""
+    coarse = min(size, masks.COARSE)
+    shrink = cv2.resize(np.eye(size, dtype=np.float32), (size, coarse), interpolation=cv2.INTER_AREA)
+    width = sigma * coarse
+    length = round(width * 8 + 1) | 1  # what GaussianBlur takes for float pictures
+    gaussian = cv2.getGaussianKernel(length, width, cv2.CV_32F)
+    blurred = cv2.sepFilter2D(shrink, -1, np.ones(1, np.float32), gaussian, borderType=cv2.BORDER_REPLICATE)
+    return torch.from_numpy(blurred).to(device)
+
+
+@lru_cache(maxsize=16)
+def _growth(size: int, device: torch.device) -> Tensor:
+    """(S, s): cubic interpolation from the coarse copy."""
+    coarse = min(size, masks.COARSE)
+    grown = cv2.resize(np.eye(coarse, dtype=np.float32), (coarse, size), interpolation=cv2.INTER_CUBIC)
+    return torch.from_numpy(grown).to(device)
