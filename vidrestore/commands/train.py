@@ -55,6 +55,11 @@ class Recipe:
 
 RECIPES = {
     "compact": Recipe("loop", "compact", "Train the compact network."),
+    "codeformer": Recipe(
+        "codeformer",
+        "codeformer_stage1_released",
+        "Train a stage of CodeFormer, the one that the configuration names (docs/training_codeformer.md).",
+    ),
 }
 """Name -> what ``vidrestore train NAME`` runs."""
 

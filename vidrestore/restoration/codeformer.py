@@ -238,7 +238,13 @@ class CodeFormer(nn.Module):
         return self.predict_logits(latent).argmax(-1)
 
     def decode(
-        self, codes: Tensor, skips: tuple[Tensor, ...], w: float | Tensor, *, latent: Tensor | None = None
+        self,
+        codes: Tensor,
+        skips: tuple[Tensor, ...],
+        w: float | Tensor,
+        *,
+        latent: Tensor | None = None,
+        detaches_skips: bool = True,
     ) -> Tensor:
         """The pictures that codes and skip features stand for.
 
@@ -247,6 +253,8 @@ class CodeFormer(nn.Module):
             skips: of ``encode``; not looked at where w is the number 0.
             w: fidelity weight, 0 for the codebook alone, 1 for closest to the input; one number for all, or (B,).
             latent: of ``encode``: its mean and deviation are given to the code entries (AdaIN); None leaves them.
+            detaches_skips: no gradient flows into the skip features, as in the released training; without, image
+                losses reach the encoder through them, as the paper has it.
 
         Returns:
             (B, 3, S, S) float32, about [-1, 1].
@@ -259,6 +267,8 @@ class CodeFormer(nn.Module):
             w = w.reshape(-1, 1, 1, 1)
         elif w == 0.0:
             skips = ()
+        if detaches_skips:
+            skips = tuple(skip.detach() for skip in skips)
         return self._generate(x, skips, w)
 
     def forward(self, images: Tensor, w: float | Tensor = 0.5, *, adain: bool = True) -> Tensor:
@@ -300,7 +310,7 @@ class CodeFormer(nn.Module):
             x = block(x)
             if index in after:
                 size = after[index]
-                x = self.fuse_convs_dict[str(size)](fused[size].detach().to(x.dtype), x, w)
+                x = self.fuse_convs_dict[str(size)](fused[size].to(x.dtype), x, w)
         return x.float()
 
 

@@ -8,7 +8,16 @@ from torch.nn import functional
 
 from vidrestore.evaluate.perceptual import ShiftTolerantLpips
 
-__all__ = ["absolute_error", "laplacian_error", "perceptual_error", "sample_weights", "unsteadiness"]
+__all__ = [
+    "absolute_error",
+    "laplacian_error",
+    "perceptual_error",
+    "published_normalisation",
+    "sample_weights",
+    "unsteadiness",
+]
+
+_IMAGENET_MEAN, _IMAGENET_STD = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)
 
 _TYPICAL = 0.02
 """Soft absolute error of a typical degraded sample of the training mix."""
@@ -87,6 +96,20 @@ def perceptual_error(
     with torch.no_grad():
         target = metric.features(reference[window])
     return metric.compare(metric.features(restored[window]), target)
+
+
+def published_normalisation(pictures: Tensor) -> Tensor:
+    """Pictures as CodeFormer's training hands them to LPIPS: normalised by ImageNet's statistics.
+
+    LPIPS normalises again by itself, so contrast counts about four times as much as it was made for. The published
+    weights were trained so, and a training that shall match keeps it.
+
+    Args:
+        pictures: (B, 3, H, W) RGB in [-1, 1].
+    """
+    mean = pictures.new_tensor(_IMAGENET_MEAN)[:, None, None]
+    std = pictures.new_tensor(_IMAGENET_STD)[:, None, None]
+    return ((pictures + 1.0) / 2.0 - mean) / std
 
 
 def unsteadiness(restored: Tensor) -> Tensor:
