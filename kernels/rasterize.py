@@ -272,11 +272,9 @@ def _rasterize_band(
         i, j, k = triangles[t, 0], triangles[t, 1], triangles[t, 2]
         left = max(min(boxes[i, 0], min(boxes[j, 0], boxes[k, 0])), np.int32(0))
         right = min(max(boxes[i, 1], max(boxes[j, 1], boxes[k, 1])), last_column)
-        if left > right:
-            continue
         top = max(min(boxes[i, 2], min(boxes[j, 2], boxes[k, 2])), first_row)
         bottom = min(max(boxes[i, 3], max(boxes[j, 3], boxes[k, 3])), last_row)
-        if top > bottom:
+        if (left > right) | (top > bottom):  # one branch: each alone would be a toss-up
             continue
         zi, zj, zk = vertices[i, 2], vertices[j, 2], vertices[k, 2]
         if zi == 0.0 or zj == 0.0 or zk == 0.0:
@@ -291,20 +289,19 @@ def _rasterize_band(
         ui, uj, uk = zi * over, zj * over, zk * over
         for y in range(top, bottom + 1):
             down_i, down_j, down_k = (yi - y) * side, (yj - y) * side, (yk - y) * side
-            row, names = nearest[y, left : right + 1], seen[y, left : right + 1]
-            if row.size < _WIDE:
-                for n in range(row.size):
-                    x = np.float64(left + n)
-                    across_i, across_j, across_k = xi - x, xj - x, xk - x
+            if right - left < _WIDE:
+                for column in range(left, right + 1):
+                    across_i, across_j, across_k = xi - column, xj - column, xk - column
                     e0 = across_j * down_k - down_j * across_k
                     e1 = across_k * down_i - down_k * across_i
                     e2 = across_i * down_j - down_i * across_j
                     if e0 >= 0.0 and e1 >= 0.0 and e2 >= 0.0:
                         z = np.float32(e0 * ui + e1 * uj + e2 * uk)
-                        if z > row[n]:
-                            row[n] = z
-                            names[n] = t
+                        if z > nearest[np.uint32(y), np.uint32(column)]:
+                            nearest[np.uint32(y), np.uint32(column)] = z
+                            seen[np.uint32(y), np.uint32(column)] = t
             else:  # the same without branches, which the compiler turns into vectors
+                row, names = nearest[y, left : right + 1], seen[y, left : right + 1]
                 for n in range(row.size):
                     x = places[left + n]
                     across_i, across_j, across_k = xi - x, xj - x, xk - x

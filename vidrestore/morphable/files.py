@@ -1,8 +1,8 @@
-"""Morphable models on disk: our own ``.safetensors`` form, and the model that comes with the package.
+"""Morphable models on disk: our own ``.safetensors`` form, the model that comes with the package, and BFM 2009.
 
-A file holds the fields of :class:`vidrestore.morphable.model.MorphableModel` by their names: bases in float16 (half the
-size, and finer than any face can be measured), everything else in float32, indices in int32. Its metadata is text: the
-format's name and whatever the maker says (name, licence, origin, text of the card).
+Our file holds the fields of :class:`vidrestore.morphable.model.MorphableModel` by their names: bases in float16, which
+halves the file and moves no vertex by more than micrometres, everything else in float32, indices in int32. Its metadata
+is text: the format's name and whatever the maker says (name, licence, origin, text of the card).
 """
 
 from __future__ import annotations
@@ -11,21 +11,25 @@ from collections.abc import Mapping
 from importlib import resources
 from pathlib import Path
 
+import numpy as np
 import torch
 from safetensors import SafetensorError, safe_open
 from safetensors.torch import save_file
 from torch import Tensor
 
 from vidrestore.errors import WeightsError
+from vidrestore.morphable.coefficients import WIDTHS
+from vidrestore.morphable.mat import read_mat
 from vidrestore.morphable.model import MorphableModel
 
-__all__ = ["FORMAT", "load_vr468", "read_metadata", "read_model", "save_model"]
+__all__ = ["FORMAT", "load_vr468", "read_bfm", "read_metadata", "read_model", "save_model"]
 
 FORMAT = "vidrestore-morphable-1"
 
 _BASES = ("identity_basis", "expression_basis", "texture_basis")
 _VALUES = ("mean_shape", "mean_texture")
 _INDICES = ("triangles", "landmarks")
+_BFM_ARRAYS = ("meanshape", "idBase", "exBase", "meantex", "texBase", "tri", "point_buf", "keypoints", "skinmask")
 _OPTIONAL = ("mirror", "skin", "deviations", "incident")
 
 
@@ -94,10 +98,60 @@ def load_vr468() -> MorphableModel:
     if not file.is_file():
         raise WeightsError(
             "vidrestore/morphable/data/vr468.safetensors is not in this installation; install a released package, "
-            "or bring a BFM 2009 file"
+            "or bring a BFM 2009 file (docs/morphable.md)"
         )
     with resources.as_file(file) as path:
         return read_model(path)
+
+
+def read_bfm(path: Path) -> MorphableModel:
+    """The Basel Face Model 2009 with expressions, out of the user's own file, on the CPU in float32.
+
+    Args:
+        path: ``BFM09_model_info.mat`` of SGPN's archive, or the ``BFM_model_front.mat`` that Deep3DFaceRecon_pytorch
+            makes from the model of the University of Basel and its expression basis. Its arrays are named and laid out
+            as there: meanshape and meantex (1, 3 N), idBase (3 N, 80), exBase (3 N, 64), texBase (3 N, 80), tri (T, 3),
+            point_buf (N, K), keypoints (1, 68), skinmask (1, N), where indices count from 1. The published file has
+            N = 35709 and T = 70789, in decimetres.
+
+    Raises:
+        WeightsError: the file cannot be read, an array is missing or does not fit.
+
+    The mean is moved into the origin, as the published code does.
+    """
+    arrays = read_mat(path)
+    absent = sorted(set(_BFM_ARRAYS) - arrays.keys())
+    if absent:
+        raise WeightsError(f"{path}: lacks the arrays {', '.join(absent)}; is it a converted BFM 2009 model?")
+    values = {name: arrays[name].astype(np.float64) for name in _BFM_ARRAYS}
+    if values["meanshape"].size % 3:
+        raise WeightsError(f"{path}: meanshape has {values['meanshape'].size} numbers, not three for each vertex")
+    mean_shape = values["meanshape"].reshape(-1, 3)
+
+    def basis(name: str, width: int) -> Tensor:
+        columns = values[name][:, :width] if values[name].ndim == 2 else values[name]
+        return torch.from_numpy(np.ascontiguousarray(columns, np.float32))
+
+    def indices(name: str) -> Tensor:
+        whole = values[name]
+        if not np.array_equal(whole, np.rint(whole)):
+            raise WeightsError(f"{path}: {name} holds numbers that are no indices")
+        return torch.from_numpy(whole.astype(np.int64) - 1)
+
+    try:
+        return MorphableModel(
+            torch.from_numpy((mean_shape - mean_shape.mean(0)).astype(np.float32)),
+            basis("idBase", WIDTHS["identity"]),
+            basis("exBase", WIDTHS["expression"]),
+            torch.from_numpy(values["meantex"].reshape(-1, 3).astype(np.float32)),
+            basis("texBase", WIDTHS["texture"]),
+            indices("tri"),
+            indices("keypoints").flatten(),
+            skin=torch.from_numpy(values["skinmask"].flatten() > 0.5),
+            incident=indices("point_buf"),
+        )
+    except ValueError as error:
+        raise WeightsError(f"{path}: {error}") from error
 
 
 def _read(path: Path) -> tuple[dict[str, Tensor], dict[str, str]]:

@@ -27,10 +27,11 @@ from torch.nn import functional
 from vidrestore.morphable.camera import Camera
 from vidrestore.morphable.coefficients import WIDTHS, split
 
-__all__ = ["Face", "MorphableModel", "incident_triangles"]
+__all__ = ["AMBIENT", "Face", "MorphableModel", "harmonics", "incident_triangles"]
 
 NUM_LANDMARKS = 68
-AMBIENT = 0.8  # added to each colour's constant harmonic, so that zero lighting is an evenly lit face
+AMBIENT = 0.8
+"""Added to each colour's constant harmonic, so that zero lighting shows a face evenly lit at 0.71 of its texture."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -194,9 +195,9 @@ class MorphableModel(nn.Module):
             Ramamoorthi and Hanrahan: An Efficient Representation for Irradiance Environment Maps, 2001, section 3, with
             the factors of the published code.
         """
-        constants = functional.one_hot(torch.tensor([0]), 9).to(lighting) * AMBIENT  # (1, 9)
+        constants = functional.pad(lighting.new_full((1,), AMBIENT), (0, 8))  # (9,), of the constant harmonic only
         weights = lighting.unflatten(1, (3, 9)) + constants
-        return texture * (_harmonics(normals) @ weights.transpose(1, 2))
+        return texture * (harmonics(normals) @ weights.transpose(1, 2))
 
     def landmarks3d(self, vertices: Tensor) -> Tensor:
         """The 68 landmarks of (B, N, C) vertices or points, (B, 68, C)."""
@@ -230,7 +231,7 @@ def incident_triangles(triangles: Tensor, num_vertices: int) -> Tensor:
     return table.to(triangles.device)
 
 
-def _harmonics(normals: Tensor) -> Tensor:
+def harmonics(normals: Tensor) -> Tensor:
     """(B, N, 3) unit vectors -> (B, N, 9): nine real spherical harmonics, times their share of a cosine lobe."""
     x, y, z = normals.unbind(-1)
     a0, a1, a2 = math.pi, 2.0 * math.pi / math.sqrt(3.0), 2.0 * math.pi / math.sqrt(8.0)
