@@ -35,6 +35,7 @@ from vidrestore.commands.common import (
     say,
     signals_noted,
 )
+from vidrestore.commands.live import live_command
 from vidrestore.config import RestoreConfig, load_config, preset_names, preset_text
 from vidrestore.errors import (
     ConfigError,
@@ -61,6 +62,7 @@ presets_app = typer.Typer(help="Named settings.", no_args_is_help=True)
 app.add_typer(presets_app, name="presets")
 app.add_typer(train.app, name="train")
 app.add_typer(models.app, name="models")
+app.command("live")(live_command)
 
 
 @app.command("restore")

@@ -29,6 +29,7 @@ from vidrestore.decode.shots import ShotDetector
 from vidrestore.decode.source import MAX_PIXELS, check_size, video_stream
 from vidrestore.errors import DecodeError
 from vidrestore.live.address import STREAMS, CameraAddress
+from vidrestore.live.meter import Rate
 from vidrestore.live.orient import Upright
 from vidrestore.live.slot import LatestSlot
 from vidrestore.types import Frame, StreamInfo
@@ -243,7 +244,8 @@ class StreamCamera:
         assert self._first is not None
         expected = _shape(self._first[2])
         reformatter = VideoReformatter()
-        pending, self._first = [self._first], None
+        # what was read to learn the format has waited since then; it counts from now on
+        pending, self._first = [(self._clock(), *self._first[1:])], None
         while True:
             arrived = pending.pop() if pending else next(self._pictures, None)
             if arrived is None:
@@ -396,6 +398,8 @@ class Capture:
 
     Attributes:
         error: what ended the thread, if anything did.
+        state: how the camera is doing.
+        rate: frames per second that it delivers.
     """
 
     def __init__(
@@ -414,15 +418,23 @@ class Capture:
         self._shot = self._first_shot = -1
         self._camera: Camera | None = None
         self.state = CameraState("connecting", since_s=self._start_s)
+        self.rate = Rate()
         self.error: BaseException | None = None
 
-    def start(self) -> None:
-        """Opens the camera, in the caller's thread, and begins to read it.
+    def open(self) -> StreamInfo:
+        """Opens the camera, in the caller's thread; what its frames will be like.
 
         Raises:
             DecodeError: the camera is not there; only later losses are waited out.
         """
         self._camera = self._opener()
+        self.state = replace(self.state, description=self._camera.description)
+        return Upright(self._camera.info, mirror=self._mirror()).info
+
+    def start(self) -> None:
+        """Begins to read the camera, which is opened first if it was not."""
+        if self._camera is None:
+            self.open()
         self._thread.start()
 
     def stop(self) -> None:
@@ -430,6 +442,13 @@ class Capture:
         self._stopped.set()
         if self._thread.is_alive():
             self._thread.join(_OPEN_S + 1.0)
+        elif self._camera is not None:
+            self._camera.close()
+            self._camera = None
+
+    def pts_at(self, at_s: float) -> int:
+        """Ticks of ``LIVE_TIME_BASE`` since the start."""
+        return round((at_s - self._start_s) / LIVE_TIME_BASE)
 
     def pause(self, seconds: float) -> None:
         """Waits, unless the session ends."""
@@ -487,8 +506,9 @@ class Capture:
 
     def _deliver(self, arrival: Arrival, upright: Upright) -> None:
         sequence = self.state.num_frames
+        self.rate.tick(arrival.at_s)
         self.state = replace(self.state, num_frames=sequence + 1)
-        pts = max(round((arrival.at_s - self._start_s) / LIVE_TIME_BASE), self._last_pts + 1)
+        pts = max(self.pts_at(arrival.at_s), self._last_pts + 1)
         self._last_pts = pts
         self._shot = self._first_shot + arrival.frame.shot
         frame = replace(upright.turn(arrival.frame), pts=pts, time_base=LIVE_TIME_BASE, duration=None, shot=self._shot)

@@ -3,8 +3,8 @@
 A latest-frame slot bounds the latency whatever happens (a frame waits for at most one other). The ladder brings it
 under the budget. Its rungs, from the top: as configured; look for faces less often; restore every second frame and
 carry the change over to the frames between; restore behind the picture (the network works in a thread of its own, and
-every frame shows the latest change at its own pose); look even less often; a smaller network; fewer faces. A carried change always follows
-the *new* pose, and fades where the face itself has changed.
+every frame shows the latest change at its own pose); look even less often; a smaller network; fewer faces. A carried
+change always follows the *new* pose, and fades where the face itself has changed.
 """
 
 from __future__ import annotations
@@ -81,7 +81,7 @@ class Ladder:
         self.budget_ms = budget_ms
         self._index = 0
         self._samples: deque[tuple[float, float]] = deque()
-        self._changed_at = -_SETTLE_S
+        self._changed_at: float | None = None
         self._calm_since: float | None = None
         self._wait_s = [_CALM_S] * len(rungs)
         self._climbed_at: float | None = None
@@ -109,6 +109,8 @@ class Ladder:
             now_s: when, on any clock that only goes forward.
             latency_ms: age of the frame.
         """
+        if self._changed_at is None:
+            self._changed_at = now_s
         if now_s < self._changed_at + _SETTLE_S:
             return False
         self._samples.append((now_s, latency_ms))

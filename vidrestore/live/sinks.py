@@ -432,15 +432,13 @@ def recording(path: Path, options: EncodeOptions) -> EncodedSink:
     )
 
 
-def make_sink(
-    address: SinkAddress, options: EncodeOptions, *, pipe: Callable[[], PipeWriter] | None = None
-) -> Sink | None:
+def make_sink(address: SinkAddress, options: EncodeOptions, *, pipe: PipeWriter | None = None) -> Sink | None:
     """The sink that the user named; None for the browser, which the server serves.
 
     Args:
         address: out of :func:`vidrestore.live.address.parse_sink`.
         options: quality of what is encoded.
-        pipe: gives the writer for ``pipe:``.
+        pipe: what ``pipe:`` writes to.
 
     Raises:
         EncodeError: it cannot be made.

@@ -34,7 +34,7 @@ _FORMAT_SIZE, _PIX_OFFSET = 208, 8
 _MAX_FORMATS = 64
 
 FORMATS = {"YU12": "yuv420p", "YUYV": "yuyv422", "NV12": "nv12", "BGR3": "bgr24", "RGB3": "rgb24"}
-"""V4L2's four letters -> FFmpeg's name, the best first: all that programs read, without a change of colours if need be."""
+"""V4L2's four letters -> FFmpeg's name, the best first; programs read them all."""
 
 
 class Device(Protocol):
@@ -172,7 +172,7 @@ class LoopbackCamera:
 
     def _agree(self, width: int, height: int, colorspace: int) -> Agreement:
         offered = self._offered()
-        # a loopback device without a reader takes everything and enumerates what it takes; an old one enumerates nothing
+        # a loopback device tells what it takes; an old one tells nothing and is tried
         wanted = [name for name in FORMATS if name in offered] or list(FORMATS)
         for name in wanted:
             data = bytearray(_FORMAT_SIZE)
