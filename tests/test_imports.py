@@ -19,6 +19,7 @@ ALLOWED: dict[str, set[str]] = {
     "geometry": set(),
     "config": {"errors", "presets"},
     "device": {"errors"},
+    "lanes": {"errors", "kernels"},
     "kernels": {"errors", "types", "kernels"},
     "morphable": {"types", "errors", "geometry", "device", "kernels", "morphable"},
     "picture": {"geometry", "kernels", "types"},
@@ -31,12 +32,14 @@ ALLOWED: dict[str, set[str]] = {
     **{stage: COMMON | {stage} for stage in STAGES},
 }
 TOP = {
+    "engine",
     "pipeline",
     "inspection",
     "doctor",
     "cli",
     "commands",
     "conversion",
+    "tasks",
     "__main__",
     "__init__",
 }  # these put the parts together

@@ -9,21 +9,29 @@ from __future__ import annotations
 import os
 import time
 from collections.abc import Callable, Generator, Iterable, Iterator
+from contextlib import closing
 from dataclasses import asdict, dataclass
+from pathlib import Path
 from types import TracebackType
 from typing import Any
 
+import torch
+
 from vidrestore import __version__
 from vidrestore.ahead import Ahead
-from vidrestore.blend.compositor import Compositor
 from vidrestore.config import RestoreConfig
 from vidrestore.decode.reader import Loss, VideoReader
 from vidrestore.detect.detector import Detector, FaceFinder
+from vidrestore.detect.retinaface import MOBILENET, RESNET50, RetinaFace, RetinaFaceFinder
 from vidrestore.detect.yunet import YuNet
-from vidrestore.device import describe_device
+from vidrestore.device import choose_device, describe_device
 from vidrestore.encode.writer import VideoWriter, check_target
+from vidrestore.engine import Engine, make_engine
 from vidrestore.errors import DecodeError
-from vidrestore.restoration.restorer import FaceRestorer, Restorer, load_restorer
+from vidrestore.restoration.restorer import Restorer, load_restorer
+from vidrestore.restoration.vqgan import load_published
+from vidrestore.restoration.weights import WeightStore
+from vidrestore.tasks import FrameCompositor, Task
 from vidrestore.track.tracker import Tracker
 from vidrestore.types import Frame, StageTime, StreamInfo, Track, TrackedFrame
 
@@ -32,6 +40,7 @@ __all__ = [
     "RestoreResult",
     "RestoredFrame",
     "RestoredVideo",
+    "load_finder",
     "restore",
     "restore_frames",
 ]
@@ -108,6 +117,27 @@ class RestoreResult:
         }
 
 
+def load_finder(config: RestoreConfig, weights_folder: Path | None = None) -> FaceFinder:
+    """The face finder that the options name, on its device.
+
+    Args:
+        config: detector and score threshold; the network's device and precision hold for RetinaFace too.
+        weights_folder: where converted weights are kept; None is the user's data folder.
+
+    Raises:
+        DeviceError: the device is not there.
+        WeightsError: the weight file is missing or damaged.
+    """
+    name = config.detect.detector
+    if name == "yunet":
+        return YuNet(config.detect.score_threshold)
+    device = choose_device(config.restore.device)
+    with torch.device("meta"):
+        network = RetinaFace(RESNET50 if name == "retinaface" else MOBILENET)
+    load_published(network, WeightStore(weights_folder).load(name), source=f"{name}.safetensors")
+    return RetinaFaceFinder(network, device=device, score_threshold=config.detect.score_threshold)
+
+
 def restore_frames(
     frames: Iterable[Frame],
     info: StreamInfo,
@@ -115,6 +145,7 @@ def restore_frames(
     *,
     restorer: Restorer | None = None,
     finder: FaceFinder | None = None,
+    task: Task | None = None,
 ) -> Generator[RestoredFrame, None, None]:
     """Restores the faces of frames that a program makes or reads itself, in the caller's thread.
 
@@ -123,7 +154,8 @@ def restore_frames(
         info: of the stream; its size, rotation and aspect ratio are used.
         config: defaults where None.
         restorer: a network to use in place of the configured one.
-        finder: a face finder to use in place of YuNet.
+        finder: a face finder to use in place of the configured one.
+        task: what is done with the faces, where it is not restoring; one object for one call.
 
     Yields:
         Every frame, in order, later by the tracker's look-ahead.
@@ -131,8 +163,7 @@ def restore_frames(
     config = config or RestoreConfig()
     restorer = restorer or load_restorer(config.restore)
     finder = finder or YuNet(config.detect.score_threshold)
-    faces = FaceRestorer(config.restore, info, restorer)
-    yield from _restored(_tracked(frames, info, config, finder), faces, Compositor(config.blend))
+    yield from _restored(_tracked(frames, info, config, finder), make_engine(config, info, restorer))
 
 
 class RestoredVideo:
@@ -146,7 +177,8 @@ class RestoredVideo:
         path: the file.
         config: defaults where None.
         restorer: a network to use in place of the configured one.
-        finder: a face finder to use in place of YuNet.
+        finder: a face finder to use in place of the configured one.
+        task: what is done with the faces, where it is not restoring; one object for one video.
         check: called in the caller's thread before each frame and ten times a second of waiting; what it raises ends
             the iteration.
 
@@ -163,6 +195,7 @@ class RestoredVideo:
         *,
         restorer: Restorer | None = None,
         finder: FaceFinder | None = None,
+        task: Task | None = None,
         check: Callable[[], None] | None = None,
     ) -> None:
         self._config = config = config or RestoreConfig()
@@ -176,7 +209,7 @@ class RestoredVideo:
         except BaseException:
             self._reader.close()
             raise
-        self._faces = FaceRestorer(config.restore, self.info, self._restorer)
+        self._engine = make_engine(config, self.info, self._restorer)
 
     @property
     def losses(self) -> tuple[Loss, ...]:
@@ -186,12 +219,12 @@ class RestoredVideo:
     @property
     def num_restored(self) -> int:
         """Faces restored so far, counted once a frame."""
-        return self._faces.num_restored
+        return self._engine.num_restored
 
     @property
     def num_kept(self) -> int:
         """Faces left as they were because the network's result was not finite."""
-        return self._faces.num_kept
+        return self._engine.num_kept
 
     @property
     def device(self) -> str:
@@ -219,8 +252,7 @@ class RestoredVideo:
         self._stages.append(decoded)  # one by one, so that close() finds each thread that was started
         tracked = Ahead(_tracked(decoded, self.info, config, self._finder), QUEUE_FRAMES, "track")
         self._stages.append(tracked)
-        compositor = Compositor(config.blend)
-        restored = Ahead(_restored(tracked, self._faces, compositor), QUEUE_FRAMES, "restore", self._check)
+        restored = Ahead(_restored(tracked, self._engine), QUEUE_FRAMES, "restore", self._check)
         self._stages.append(restored)
         yield from restored
 
@@ -233,6 +265,7 @@ class RestoredVideo:
         """Stops all threads, last stage first, and closes the file."""
         for stage in reversed(self._stages):
             stage.close()
+        self._task.close()
         self._reader.close()
 
 
@@ -244,6 +277,7 @@ def restore(
     overwrite: bool = False,
     progress: Callable[[Progress], None] | None = None,
     restorer: Restorer | None = None,
+    task: Task | None = None,
     check: Callable[[], None] | None = None,
 ) -> RestoreResult:
     """Restores the faces of a video file into another file; the main job.
@@ -258,6 +292,8 @@ def restore(
         overwrite: replace an output that exists.
         progress: called after each frame, in the caller's thread.
         restorer: a network to use in place of the configured one.
+        task: what is done with the faces, where it is not restoring: ``tasks.Colorize``, ``tasks.Inpaint``; one object
+            for one video.
         check: called in the caller's thread before each frame and ten times a second of waiting; what it raises ends
             the run, and nothing half-written stays.
 
@@ -274,7 +310,7 @@ def restore(
     encode_s = 0.0
     begin = time.perf_counter()
     with (
-        RestoredVideo(source, config, restorer=restorer, check=check) as video,
+        RestoredVideo(source, config, restorer=restorer, task=task, check=check) as video,
         VideoWriter(output, video.info, config.encode, source=source, overwrite=overwrite) as writer,
     ):
         for restored in video:
@@ -330,24 +366,24 @@ def _tracked(
     yield from tracker.flush()
 
 
-def _restored(
-    tracked: Iterable[TrackedFrame], faces: FaceRestorer, compositor: Compositor
-) -> Generator[RestoredFrame, None, None]:
-    """Gathers frames until a batch of faces is full or enough frames wait, then restores them together."""
+def _restored(tracked: Iterable[TrackedFrame], engine: Engine) -> Generator[RestoredFrame, None, None]:
+    for done in engine.run(_batches(tracked, engine)):
+        yield RestoredFrame(done.frame, done.tracked.tracks, done.num_restored)
+
+
+def _batches(tracked: Iterable[TrackedFrame], engine: Engine) -> Generator[list[TrackedFrame], None, None]:
+    """Gathers frames until a batch of faces is full or enough frames wait.
+
+    The bound is one of frames, not of time: what is restored together must not depend on how fast frames came, or two
+    runs would differ in the last bit.
+    """
     waiting: list[TrackedFrame] = []
     num_faces = 0
     for item in tracked:
         waiting.append(item)
         num_faces += len(item.tracks)
-        if num_faces >= faces.batch_size or len(waiting) >= BATCH_FRAMES or num_faces == 0:
-            yield from _finish(waiting, faces, compositor)
+        if num_faces >= engine.batch_size or len(waiting) >= BATCH_FRAMES or num_faces == 0:
+            yield waiting
             waiting, num_faces = [], 0
-    yield from _finish(waiting, faces, compositor)
-
-
-def _finish(
-    waiting: list[TrackedFrame], faces: FaceRestorer, compositor: Compositor
-) -> Generator[RestoredFrame, None, None]:
-    for item, restorations in zip(waiting, faces.restore(waiting), strict=True):
-        frame = compositor.composite(item.frame, restorations)
-        yield RestoredFrame(frame, item.tracks, len(restorations))
+    if waiting:
+        yield waiting

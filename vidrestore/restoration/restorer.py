@@ -3,8 +3,7 @@
 from __future__ import annotations
 
 import logging
-from collections.abc import Sequence
-from dataclasses import dataclass
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Protocol
 
@@ -15,19 +14,22 @@ from torch import Tensor
 
 from vidrestore.config import RestoreOptions
 from vidrestore.device import choose_device, choose_precision
-from vidrestore.errors import DeviceError, VidrestoreError
+from vidrestore.errors import VidrestoreError
 from vidrestore.geometry import compose, invert
 from vidrestore.kernels.sample import sample_crops
 from vidrestore.restoration.align import crop_from_display
+from vidrestore.restoration.batcher import BatchSizes
 from vidrestore.restoration.codeformer import RESTORATION, CodeFormer
 from vidrestore.restoration.compact import COMPACT_SIZE, load_compact
 from vidrestore.restoration.vqgan import load_published
 from vidrestore.restoration.weights import WeightStore
-from vidrestore.types import Crop, CropContext, Restoration, StreamInfo, Track, TrackedFrame
+from vidrestore.types import Crop, CropContext, PixelFormat, Restoration, StreamInfo, Track, TrackedFrame
 
 __all__ = ["FaceRestorer", "Restorer", "load_restorer"]
 
 logger = logging.getLogger(__name__)
+
+_HOLE_FORMAT = PixelFormat("gray", "gray", 8, full_range=True)
 
 FORGET_FRAMES = 600
 """A track without a crop for so many frames has ended: twice the longest absence that ``track.max_missed`` allows."""
@@ -61,7 +63,13 @@ class Restorer(Protocol):
 
 
 class CompactRestorer:
-    """Our own ``compact`` network as a :class:`Restorer`."""
+    """Our own ``compact`` network as a :class:`Restorer`.
+
+    Attributes:
+        is_pure: the same crops give the same result whatever came before: it may be padded and captured.
+    """
+
+    is_pure = True
 
     def __init__(self, device: torch.device, precision: torch.dtype) -> None:
         self.size = COMPACT_SIZE
@@ -88,7 +96,7 @@ class CodeFormerRestorer:
     """
 
     def __init__(self, network: CodeFormer, device: torch.device, precision: torch.dtype, w: float) -> None:
-        self.size = 512
+        self.size = network.dims.autoencoder.image_size
         self.device = device
         self.w = w
         self._network = network.to_precision(precision).to(device).eval().requires_grad_(False)
@@ -126,12 +134,6 @@ def load_restorer(options: RestoreOptions, weights_folder: Path | None = None) -
     return CompactRestorer(device, precision)
 
 
-@dataclass(frozen=True, slots=True)
-class _Face:
-    crop: Crop
-    track: Track
-
-
 class FaceRestorer:
     """Restores the faces of several frames together.
 
@@ -139,17 +141,26 @@ class FaceRestorer:
         options: batch size and what to do with a failed crop.
         info: the stream that the frames come from.
         restorer: the network.
+        holes: tells by a frame's index where its picture is missing, (height, width) uint8 and 255 there; None: nowhere.
 
     Attributes:
         num_kept: crops whose result was not finite and that were left as they were.
         num_restored: crops that were restored.
     """
 
-    def __init__(self, options: RestoreOptions, info: StreamInfo, restorer: Restorer) -> None:
+    def __init__(
+        self,
+        options: RestoreOptions,
+        info: StreamInfo,
+        restorer: Restorer,
+        *,
+        holes: Callable[[int], NDArray[np.uint8] | None] | None = None,
+    ) -> None:
         self._options = options
+        self._holes = holes
         self._info = info
         self._restorer = restorer
-        self._batch_size = options.batch_size
+        self._sizes = BatchSizes(options.batch_size)
         self._frame_from_display = invert(info.display_from_frame)
         self._seen: dict[int, tuple[int, int]] = {}  # {track id: (frame index, shot) of its last crop}
         self.num_kept = 0
@@ -158,7 +169,7 @@ class FaceRestorer:
     @property
     def batch_size(self) -> int:
         """Crops that go through the network together; smaller than configured after memory ran out."""
-        return self._batch_size
+        return self._sizes.largest
 
     def restore(self, tracked: Sequence[TrackedFrame]) -> list[list[Restoration]]:
         """For each frame the restorations of its faces, in the order of its tracks.
@@ -167,21 +178,21 @@ class FaceRestorer:
             DeviceError: the device ran out of memory even for a single face.
             VidrestoreError: a result was not finite and ``on_error`` is ``stop``.
         """
-        sampled = [
-            _Face(crop, track) for item in tracked for crop, track in zip(self.sample(item), item.tracks, strict=True)
-        ]
+        crops = [crop for item in tracked for crop in self.sample(item)]
+        tracks = [track for item in tracked for track in item.tracks]
         done: dict[int, list[Restoration]] = {item.frame.index: [] for item in tracked}
         begin = 0
-        while begin < len(sampled):
-            batch = sampled[begin : begin + self._batch_size]
-            context = self._context(batch)
-            images = self._run(np.stack([face.crop.image for face in batch]), context)
+        while begin < len(crops):
+            batch = crops[begin : begin + self._sizes.largest]
+            maps = [crop.crop_from_frame for crop in batch]
+            context = self.context(tracks[begin : begin + len(batch)], [crop.frame_index for crop in batch], maps)
+            images = self._run(np.stack([crop.image for crop in batch]), context)
             if images is None:
                 continue  # out of memory: the same crops again in smaller batches
-            for face, image in zip(batch, images, strict=True):
-                if self._is_whole(face.crop, image):
-                    done[face.crop.frame_index].append(Restoration(face.crop, image))
-            self._remember(context)
+            for crop, image in zip(batch, images, strict=True):
+                if self._is_whole(crop, image):
+                    done[crop.frame_index].append(Restoration(crop, image))
+            self.remember(context)
             begin += len(batch)
         return [done[item.frame.index] for item in tracked]
 
@@ -189,37 +200,55 @@ class FaceRestorer:
         """The faces of a frame in the network's square, in the order of its tracks."""
         if not item.tracks:
             return []
-        size = self._restorer.size
-        maps = np.stack(
-            [compose(crop_from_display(track.landmarks, size), self._info.display_from_frame) for track in item.tracks]
-        )
-        images = sample_crops(item.frame.planes, item.frame.format, maps, size)
+        maps = self.crop_maps(item)
+        images = sample_crops(item.frame.planes, item.frame.format, maps, self._restorer.size)
+        holes = self._sample_holes(item.frame.index, maps)
         return [
-            Crop(track.id, item.frame.index, image, crop_from_frame, track.strength)
-            for track, image, crop_from_frame in zip(item.tracks, images, maps, strict=True)
+            Crop(track.id, item.frame.index, image, crop_from_frame, track.strength, hole)
+            for track, image, crop_from_frame, hole in zip(item.tracks, images, maps, holes, strict=True)
         ]
 
-    def _context(self, faces: Sequence[_Face]) -> CropContext:
-        present = {face.track.id for face in faces}
-        first = faces[0]
+    def _sample_holes(self, frame_index: int, maps: NDArray[np.float64]) -> Sequence[NDArray[np.float32] | None]:
+        hole = self._holes(frame_index) if self._holes is not None else None
+        if hole is None:
+            return [None] * len(maps)
+        sampled = sample_crops((hole,), _HOLE_FORMAT, maps, self._restorer.size)[:, 0]
+        return list(np.clip((sampled + 1.0) / 2.0, 0.0, 1.0))
+
+    def crop_maps(self, item: TrackedFrame) -> NDArray[np.float64]:
+        """(B, 2, 3) maps from frame to crop pixels of the frame's tracks, in their order."""
+        size = self._restorer.size
+        maps = [compose(crop_from_display(t.landmarks, size), self._info.display_from_frame) for t in item.tracks]
+        return np.stack(maps) if maps else np.zeros((0, 2, 3))
+
+    def context(
+        self, tracks: Sequence[Track], frame_indices: Sequence[int], maps: Sequence[NDArray[np.float64]]
+    ) -> CropContext:
+        """What a restorer may know of a batch; :meth:`remember` it once the batch is done.
+
+        Args:
+            tracks: of B crops, in the order of their frames.
+            frame_indices: of the B crops.
+            maps: B crop_from_frame.
+        """
+        present = {track.id for track in tracks}
         ended = {
             track_id
             for track_id, (frame_index, shot) in self._seen.items()
-            if track_id not in present
-            and (shot != first.track.shot or first.crop.frame_index - frame_index > FORGET_FRAMES)
+            if track_id not in present and (shot != tracks[0].shot or frame_indices[0] - frame_index > FORGET_FRAMES)
         }
-        maps = [face.crop.crop_from_frame for face in faces]
-        w = [self._options.w_of_track.get(face.track.id, self._options.w) for face in faces]
+        w = [self._options.w_of_track.get(track.id, self._options.w) for track in tracks]
         return CropContext(
-            tracks=tuple(face.track for face in faces),
-            frame_indices=tuple(face.crop.frame_index for face in faces),
+            tracks=tuple(tracks),
+            frame_indices=tuple(frame_indices),
             crop_from_display=np.stack([compose(m, self._frame_from_display) for m in maps]),
             crop_from_frame=np.stack(maps),
             w=np.array(w, np.float32),
             ended=frozenset(ended),
+            holes=np.stack([no_hole if h is None else h for h in holes]) if any(h is not None for h in holes) else None,
         )
 
-    def _remember(self, context: CropContext) -> None:
+    def remember(self, context: CropContext) -> None:
         """Notes when each track was last restored, and drops those whose end was told."""
         for track_id in context.ended:
             del self._seen[track_id]
@@ -234,14 +263,8 @@ class FaceRestorer:
                 restored: NDArray[np.float32] = self._restorer.restore(batch, context).cpu().numpy()
                 return restored
         except torch.OutOfMemoryError as error:
-            if self._batch_size == 1 or len(images) == 1:
-                raise DeviceError(
-                    f"{self._restorer.device} has too little memory for one face of {images.shape[-1]} px; "
-                    "close other programs, or use --device cpu"
-                ) from error
-            self._batch_size = max(1, len(images) // 2)
+            self._sizes.shrink(len(images), images.shape[-1], self._restorer.device, error)
             torch.cuda.empty_cache()
-            logger.warning("out of device memory, going on with batches of %s", self._batch_size)
             return None
 
     def _is_whole(self, crop: Crop, image: NDArray[np.float32]) -> bool:
