@@ -52,6 +52,9 @@ class DecodeOptions:
 class DetectOptions:
     """Finding faces."""
 
+    detector: Literal["yunet", "retinaface", "retinaface_mobile"] = "yunet"
+    """``yunet`` comes with the package and runs on the CPU; ``retinaface`` (ResNet-50) and ``retinaface_mobile`` find
+    smaller, turned and hidden faces, run where the network runs, and want their weights: ``models pull``."""
     score_threshold: Unit = 0.6
     """Detections below it are dropped. YuNet's own default is 0.9; heavily compressed 50 px faces score 0.8."""
     input_size_px: Annotated[int, Field(ge=128, le=4096)] = 640

@@ -14,8 +14,8 @@ from vidrestore.config import RestoreConfig
 from vidrestore.decode.reader import VideoReader
 from vidrestore.decode.samples import sample_frames
 from vidrestore.detect.detector import Detector
-from vidrestore.detect.yunet import YuNet
 from vidrestore.device import describe_device
+from vidrestore.pipeline import load_finder
 from vidrestore.restoration.restorer import Restorer, load_restorer
 from vidrestore.types import StreamInfo
 
@@ -87,7 +87,7 @@ def probe(path: str | os.PathLike[str], config: RestoreConfig | None = None) -> 
         begin = time.perf_counter()
         timed = sum(1 for _ in zip(range(TIMED_FRAMES), reader.decode(), strict=False))
         decode_fps = timed / max(time.perf_counter() - begin, 1e-6)
-    detector = Detector(config.detect, info, YuNet(config.detect.score_threshold))
+    detector = Detector(config.detect, info, load_finder(config))
     counts: list[int] = []
     widths: list[float] = []
     detect_s: list[float] = []

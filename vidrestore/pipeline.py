@@ -26,12 +26,12 @@ from vidrestore.detect.retinaface import MOBILENET, RESNET50, RetinaFace, Retina
 from vidrestore.detect.yunet import YuNet
 from vidrestore.device import choose_device, describe_device
 from vidrestore.encode.writer import VideoWriter, check_target
-from vidrestore.engine import Engine, make_engine
+from vidrestore.engine import Engine
 from vidrestore.errors import DecodeError
 from vidrestore.restoration.restorer import Restorer, load_restorer
 from vidrestore.restoration.vqgan import load_published
 from vidrestore.restoration.weights import WeightStore
-from vidrestore.tasks import FrameCompositor, Task
+from vidrestore.tasks import Task
 from vidrestore.track.tracker import Tracker
 from vidrestore.types import Frame, StageTime, StreamInfo, Track, TrackedFrame
 
@@ -161,9 +161,13 @@ def restore_frames(
         Every frame, in order, later by the tracker's look-ahead.
     """
     config = config or RestoreConfig()
-    restorer = restorer or load_restorer(config.restore)
-    finder = finder or YuNet(config.detect.score_threshold)
-    yield from _restored(_tracked(frames, info, config, finder), make_engine(config, info, restorer))
+    task = task or Task()
+    with closing(task):
+        info = task.begin(info)
+        restorer = restorer or task.restorer(config) or load_restorer(config.restore)
+        finder = finder or load_finder(config)
+        engine = task.engine(config, info, restorer)
+        yield from _restored(_tracked(task.frames(frames), info, config, finder), engine)
 
 
 class RestoredVideo:
@@ -201,15 +205,17 @@ class RestoredVideo:
         self._config = config = config or RestoreConfig()
         self._check = check
         self._reader = VideoReader(path, config.decode)
-        self.info = self._reader.info
+        self._task = task = task or Task()
         self._stages: list[Ahead[Any]] = []
         try:
-            self._restorer = restorer or load_restorer(config.restore)
-            self._finder = finder or YuNet(config.detect.score_threshold)
+            self.info = task.begin(self._reader.info)
+            self._restorer = restorer or task.restorer(config) or load_restorer(config.restore)
+            self._finder = finder or load_finder(config)
+            self._engine = task.engine(config, self.info, self._restorer)
         except BaseException:
+            task.close()
             self._reader.close()
             raise
-        self._engine = make_engine(config, self.info, self._restorer)
 
     @property
     def losses(self) -> tuple[Loss, ...]:
@@ -250,7 +256,8 @@ class RestoredVideo:
         config = self._config
         decoded = Ahead(_closing(self._reader.decode()), QUEUE_FRAMES, "decode")
         self._stages.append(decoded)  # one by one, so that close() finds each thread that was started
-        tracked = Ahead(_tracked(decoded, self.info, config, self._finder), QUEUE_FRAMES, "track")
+        frames = self._task.frames(decoded)
+        tracked = Ahead(_tracked(frames, self.info, config, self._finder), QUEUE_FRAMES, "track")
         self._stages.append(tracked)
         restored = Ahead(_restored(tracked, self._engine), QUEUE_FRAMES, "restore", self._check)
         self._stages.append(restored)

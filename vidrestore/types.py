@@ -266,6 +266,8 @@ class Crop:
     """(2, 3) map from frame to crop pixels."""
     strength: float = 1.0
     """The track's fade, in [0, 1]."""
+    holes: NDArray[np.float32] | None = None
+    """(S, S) in [0, 1]: where the picture is missing and is to be made up; None where nothing is."""
 
     def __post_init__(self) -> None:
         """Checks that the image is a square of three channels."""

@@ -141,7 +141,8 @@ class FaceRestorer:
         options: batch size and what to do with a failed crop.
         info: the stream that the frames come from.
         restorer: the network.
-        holes: tells by a frame's index where its picture is missing, (height, width) uint8 and 255 there; None: nowhere.
+        holes: tells by a frame's index where its picture is missing, (height, width) uint8 and 255 there; None where it
+            is whole.
 
     Attributes:
         num_kept: crops whose result was not finite and that were left as they were.
@@ -185,7 +186,9 @@ class FaceRestorer:
         while begin < len(crops):
             batch = crops[begin : begin + self._sizes.largest]
             maps = [crop.crop_from_frame for crop in batch]
-            context = self.context(tracks[begin : begin + len(batch)], [crop.frame_index for crop in batch], maps)
+            holes = [crop.holes for crop in batch]
+            frame_indices = [crop.frame_index for crop in batch]
+            context = self.context(tracks[begin : begin + len(batch)], frame_indices, maps, holes)
             images = self._run(np.stack([crop.image for crop in batch]), context)
             if images is None:
                 continue  # out of memory: the same crops again in smaller batches
@@ -222,7 +225,11 @@ class FaceRestorer:
         return np.stack(maps) if maps else np.zeros((0, 2, 3))
 
     def context(
-        self, tracks: Sequence[Track], frame_indices: Sequence[int], maps: Sequence[NDArray[np.float64]]
+        self,
+        tracks: Sequence[Track],
+        frame_indices: Sequence[int],
+        maps: Sequence[NDArray[np.float64]],
+        holes: Sequence[NDArray[np.float32] | None] | None = None,
     ) -> CropContext:
         """What a restorer may know of a batch; :meth:`remember` it once the batch is done.
 
@@ -230,6 +237,7 @@ class FaceRestorer:
             tracks: of B crops, in the order of their frames.
             frame_indices: of the B crops.
             maps: B crop_from_frame.
+            holes: of B crops, (S, S) or None; None: no crop has any.
         """
         present = {track.id for track in tracks}
         ended = {
@@ -245,8 +253,12 @@ class FaceRestorer:
             crop_from_frame=np.stack(maps),
             w=np.array(w, np.float32),
             ended=frozenset(ended),
-            holes=np.stack([no_hole if h is None else h for h in holes]) if any(h is not None for h in holes) else None,
+            holes=None if holes is None or all(hole is None for hole in holes) else self._stack_holes(holes),
         )
+
+    def _stack_holes(self, holes: Sequence[NDArray[np.float32] | None]) -> NDArray[np.float32]:
+        none = np.zeros((self._restorer.size,) * 2, np.float32)
+        return np.stack([none if hole is None else hole for hole in holes])
 
     def remember(self, context: CropContext) -> None:
         """Notes when each track was last restored, and drops those whose end was told."""
