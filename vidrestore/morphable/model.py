@@ -192,8 +192,9 @@ class MorphableModel(nn.Module):
             (B, N, 3), texture times light, not clipped.
 
         Source:
-            Ramamoorthi and Hanrahan: An Efficient Representation for Irradiance Environment Maps, 2001, section 3, with
-            the factors of the published code.
+            Ramamoorthi and Hanrahan: An Efficient Representation for Irradiance Environment Maps, 2001, section 3. A
+            cosine lobe weighs the bands by pi, 2 pi / 3 and pi / 4; the published code has pi, 2 pi / sqrt 3 and
+            2 pi / sqrt 8, and its regressor has learned coefficients that fit those.
         """
         constants = functional.pad(lighting.new_full((1,), AMBIENT), (0, 8))  # (9,), of the constant harmonic only
         weights = lighting.unflatten(1, (3, 9)) + constants
@@ -232,7 +233,7 @@ def incident_triangles(triangles: Tensor, num_vertices: int) -> Tensor:
 
 
 def harmonics(normals: Tensor) -> Tensor:
-    """(B, N, 3) unit vectors -> (B, N, 9): nine real spherical harmonics, times their share of a cosine lobe."""
+    """(B, N, 3) unit vectors -> (B, N, 9): real spherical harmonics, weighted as in :meth:`MorphableModel.light`."""
     x, y, z = normals.unbind(-1)
     a0, a1, a2 = math.pi, 2.0 * math.pi / math.sqrt(3.0), 2.0 * math.pi / math.sqrt(8.0)
     c0 = 1.0 / math.sqrt(4.0 * math.pi)
