@@ -8,7 +8,7 @@ from numpy.typing import ArrayLike, NDArray
 from vidrestore.geometry import Affine, estimate_similarity, scale_about_pixel_edges
 from vidrestore.geometry import apply as apply_map
 
-__all__ = ["FFHQ_TEMPLATE_512", "crop_from_display", "template"]
+__all__ = ["FFHQ_TEMPLATE_512", "SGPN_TEMPLATE_512", "crop_from_display", "crop_from_ffhq", "template"]
 
 FFHQ_TEMPLATE_512: NDArray[np.float64] = np.array(
     [
@@ -22,20 +22,38 @@ FFHQ_TEMPLATE_512: NDArray[np.float64] = np.array(
 """Left eye, right eye, nose, left and right mouth corner in a 512-pixel crop aligned as the FFHQ data set is; the
 published template of the blind face restoration tools (FaceRestoreHelper), so that their networks fit too."""
 
+SGPN_TEMPLATE_512: NDArray[np.float64] = np.array(
+    [
+        (202.04068428, 242.88396346),
+        (309.43024555, 242.28998092),
+        (256.07679966, 303.95917038),
+        (211.95977493, 366.82819474),
+        (300.89112491, 366.33630952),
+    ]
+)
+"""The same points where SGPN wants them: the 112-pixel template of face recognition with a quarter of its side around
+it. The face is smaller than in FFHQ's template and more of its surroundings is seen."""
 
-def template(size: int) -> NDArray[np.float64]:
+
+def template(size: int, points_512: NDArray[np.float64] = FFHQ_TEMPLATE_512) -> NDArray[np.float64]:
     """The five points in a crop of ``size`` pixels, (5, 2)."""
-    return apply_map(scale_about_pixel_edges(size / 512), FFHQ_TEMPLATE_512)
+    return apply_map(scale_about_pixel_edges(size / 512), points_512)
 
 
-def crop_from_display(landmarks: ArrayLike, size: int) -> Affine:
+def crop_from_display(landmarks: ArrayLike, size: int, points_512: NDArray[np.float64] = FFHQ_TEMPLATE_512) -> Affine:
     """The similarity that brings a face's five points onto the template.
 
     Args:
         landmarks: (5, 2) in display pixels.
         size: side of the crop in pixels.
+        points_512: the network's template.
 
     Raises:
         ValueError: the points coincide.
     """
-    return estimate_similarity(landmarks, template(size))
+    return estimate_similarity(landmarks, template(size, points_512))
+
+
+def crop_from_ffhq(size: int, points_512: NDArray[np.float64]) -> Affine:
+    """The similarity from a crop aligned as FFHQ to one of another template, both of ``size`` pixels."""
+    return estimate_similarity(template(size), template(size, points_512))
