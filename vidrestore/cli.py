@@ -9,32 +9,41 @@ import dataclasses
 import json
 import sys
 import traceback
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
 from pathlib import Path
-from typing import Annotated, Any
+from typing import Annotated
 
 import typer
 from rich.console import Console
-from rich.progress import BarColumn, MofNCompleteColumn, TextColumn, TimeRemainingColumn
-from rich.progress import Progress as ProgressBar
 from rich.table import Table
 from rich.text import Text
 
 from vidrestore import __version__
 from vidrestore.commands import models, train
+from vidrestore.commands.colorize import colorize_command
 from vidrestore.commands.common import (
+    CodecOption,
     ConfigOption,
+    CrfOption,
     DeviceOption,
     ExitStatus,
     JsonFlag,
+    OutputOption,
+    OverwriteFlag,
     PresetOption,
+    QuietFlag,
+    SettingsOption,
+    SpeedOption,
     Stopped,
+    StrengthOption,
+    config_of,
     errors,
     print_json,
+    progress_bar,
     say,
     signals_noted,
+    tell_result,
 )
+from vidrestore.commands.inpaint import inpaint_command
 from vidrestore.commands.live import live_command
 from vidrestore.config import RestoreConfig, load_config, preset_names, preset_text
 from vidrestore.errors import (
@@ -62,61 +71,49 @@ presets_app = typer.Typer(help="Named settings.", no_args_is_help=True)
 app.add_typer(presets_app, name="presets")
 app.add_typer(train.app, name="train")
 app.add_typer(models.app, name="models")
+app.command("colorize")(colorize_command)
+app.command("inpaint")(inpaint_command)
 app.command("live")(live_command)
 
 
 @app.command("restore")
 def restore_command(
     source: Annotated[Path, typer.Argument(metavar="IN", help="The video to restore.")],
-    output: Annotated[Path, typer.Option("--output", "-o", metavar="OUT", help="Where the result goes.")],
+    output: OutputOption,
     preset: PresetOption = None,
     config_file: ConfigOption = None,
-    strength: Annotated[float | None, typer.Option(help="How much of the change is applied, 0 to 1.")] = None,
+    strength: StrengthOption = None,
     network: Annotated[str | None, typer.Option(help="Which network restores: compact or codeformer.")] = None,
     fidelity: Annotated[
         float | None, typer.Option("--fidelity", "-w", help="codeformer: 0 cleanest, 1 closest to the input.")
     ] = None,
     device: DeviceOption = None,
-    codec: Annotated[str | None, typer.Option(help="h264, hevc, av1, ffv1, prores or dnxhr.")] = None,
-    crf: Annotated[int | None, typer.Option(help="Quality of h264, hevc and av1; lower is better.")] = None,
-    speed: Annotated[str | None, typer.Option(help="Encoder effort: ultrafast ... veryslow.")] = None,
-    settings: Annotated[
-        list[str] | None, typer.Option("--set", metavar="STAGE.OPTION=VALUE", help="Any other option; repeatable.")
-    ] = None,
-    overwrite: Annotated[bool, typer.Option("--overwrite", help="Replace OUT if it exists.")] = False,
-    quiet: Annotated[bool, typer.Option("--quiet", "-q", help="No progress and no summary.")] = False,
+    codec: CodecOption = None,
+    crf: CrfOption = None,
+    speed: SpeedOption = None,
+    settings: SettingsOption = None,
+    overwrite: OverwriteFlag = False,
+    quiet: QuietFlag = False,
     as_json: JsonFlag = False,
 ) -> ExitStatus:
     """Restore the faces of a video."""
-    overrides = _overrides(settings or [])
-    for stage, key, value in [
-        ("blend", "strength", strength),
-        ("restore", "network", network),
-        ("restore", "w", fidelity),
-        ("restore", "device", device),
-        ("encode", "codec", codec),
-        ("encode", "crf", crf),
-        ("encode", "speed", speed),
-    ]:
-        if value is not None:
-            overrides.setdefault(stage, {})[key] = value
-    config = load_config(preset=preset, file=config_file, overrides=overrides)
-
+    config = config_of(
+        preset,
+        config_file,
+        settings,
+        strength=strength,
+        network=network,
+        w=fidelity,
+        device=device,
+        codec=codec,
+        crf=crf,
+        speed=speed,
+    )
     from vidrestore.pipeline import restore  # heavy: after the flags are known to be right
 
-    with signals_noted() as check, _progress_bar(source, show=not quiet and not as_json) as tell:
+    with signals_noted() as check, progress_bar(source, show=not quiet and not as_json) as tell:
         result = restore(source, output, config, overwrite=overwrite, progress=tell, check=check)
-    if as_json:
-        print_json(result.as_dict() | {"exit_status": int(ExitStatus.WHOLE if result.is_whole else ExitStatus.LOSSES)})
-    elif not quiet:
-        say(
-            f"{result.output}: {result.num_frames} frames, {result.num_faces} faces of {result.num_people} people "
-            f"restored in {result.elapsed_s:.1f} s "
-            f"({result.num_frames / max(result.elapsed_s, 1e-9):.1f} frames/s on {result.device})"
-        )
-    if not as_json:
-        _warn_of_losses(result)
-    return ExitStatus.WHOLE if result.is_whole else ExitStatus.LOSSES
+    return tell_result(result, "restored", quiet=quiet, as_json=as_json)
 
 
 @app.command("probe")
@@ -262,61 +259,6 @@ def _report(error: BaseException | str, status: ExitStatus, *, as_json: bool) ->
         kind = error if isinstance(error, str) else type(error).__name__
         print_json({"error": printable(message), "kind": kind, "exit_status": int(status)})
     say(message, head="vidrestore: ", style="red")
-
-
-def _warn_of_losses(result: Any) -> None:
-    for loss in result.losses:
-        say(loss.message, head="lost: ", style="yellow")
-    for skipped in result.skipped_streams:
-        say(skipped, head="not copied: ", style="yellow")
-    if result.num_kept_faces:
-        say(f"{result.num_kept_faces} faces, on which the network failed", head="left as they were: ", style="yellow")
-
-
-def _overrides(settings: list[str]) -> dict[str, dict[str, Any]]:
-    """``stage.option=value`` flags as nested values; a value is read as JSON where it is JSON, else as a word."""
-    nested: dict[str, dict[str, Any]] = {}
-    for setting in settings:
-        name, equals, text = setting.partition("=")
-        stage, dot, key = name.strip().partition(".")
-        if not equals or not dot or not key:
-            raise ConfigError(f"--set {setting}: expected STAGE.OPTION=VALUE, such as --set track.lookahead=8")
-        try:
-            value = json.loads(text)
-        except json.JSONDecodeError:
-            value = text
-        nested.setdefault(stage, {})[key] = value
-    return nested
-
-
-@contextmanager
-def _progress_bar(source: Path, *, show: bool) -> Iterator[Callable[[Any], None] | None]:
-    if not show or not errors.is_terminal:
-        yield None
-        return
-    bar = ProgressBar(
-        TextColumn("{task.description}"),
-        BarColumn(),
-        MofNCompleteColumn(),
-        TextColumn("{task.fields[fps]:.1f} frames/s, {task.fields[faces]} faces"),
-        TimeRemainingColumn(),
-        console=errors,
-        transient=True,
-    )
-    task = bar.add_task(Text(printable(source.name)).plain, total=None, fps=0.0, faces=0)
-
-    def tell(progress: Any) -> None:
-        total = progress.expected_frames
-        bar.update(
-            task,
-            completed=progress.num_frames,
-            total=max(total, progress.num_frames) if total else None,
-            fps=progress.num_frames / max(progress.elapsed_s, 1e-9),
-            faces=progress.num_faces,
-        )
-
-    with bar:
-        yield tell
 
 
 if __name__ == "__main__":
