@@ -1,4 +1,4 @@
-"""Triangle meshes drawn into pixels: ``rasterize``, ``draw`` and the gradient of the latter.
+"""Triangle meshes drawn into pixels: ``rasterize``, ``draw`` and its gradient, on the CPU and on a GPU (``_on``).
 
 Formula, for the centre (x, y) of a pixel and a triangle with corners p0, p1, p2 (pixels) at depths z0, z1, z2:
 
@@ -21,7 +21,8 @@ Triangles are left out if a corner is nearer than ``NEAR`` or farther than ``MAX
 origin or not finite, or if they are thinner than ``MIN_AREA``. Nothing is clipped at the near plane.
 
 Places, products and weights are float64. Reads, per face, 24 bytes a triangle and 24 a vertex; writes 48 bytes a vertex
-and 12 a triangle of scratch, 8 bytes a pixel for what is seen and how near, and 4 for each channel.
+and 12 a triangle of scratch, 8 bytes a pixel for what is seen and how near, and 4 for each channel. The GPU reads the
+vertices again instead of preparing them, and has cells of 8 bytes a pixel as its only scratch.
 """
 
 from __future__ import annotations
@@ -33,9 +34,10 @@ import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
 from vidrestore.errors import KernelError
+from vidrestore.kernels.device import BLOCK, Backend, DeviceArray
 from vidrestore.kernels.launch import exact_jit, num_threads, run_bands
 
-__all__ = ["MAX_PLACE", "MIN_AREA", "NEAR", "draw", "draw_gradients", "rasterize"]
+__all__ = ["MAX_PLACE", "MIN_AREA", "NEAR", "draw", "draw_gradients", "draw_gradients_on", "draw_on", "rasterize"]
 
 NEAR = 0.01
 """Smallest depth that is drawn, as in the published renderer."""
@@ -154,6 +156,118 @@ def draw_gradients(
 
     run_bands(kernel, 0, mesh.batch, min_rows=1)
     return d_points, d_depth, d_values
+
+
+def draw_on(
+    backend: Backend,
+    points_px: DeviceArray,
+    depth: DeviceArray,
+    triangles: DeviceArray,
+    values: DeviceArray,
+    picture: DeviceArray,
+    seen: DeviceArray,
+) -> None:
+    """:func:`draw` on a device: three launches, nothing is copied or waited for.
+
+    Args:
+        backend: the device.
+        points_px: (B, N, 2) float32; all arrays are contiguous.
+        depth: (B, N) float32.
+        triangles: (T, 3) int32, each of 0 .. N - 1: that is not looked at, which would wait for the device.
+        values: (B, N, C) float32.
+        picture: (B, C, S, S) float32: is filled.
+        seen: (B, S, S) int32: is filled.
+
+    Raises:
+        KernelError: arrays that do not fit one another.
+    """
+    batch, count, num_values, size = _checked_arrays(points_px, depth, triangles, values, picture, seen)
+    if batch == 0:
+        return
+    cells = backend.empty((batch, size, size), np.dtype(np.int64))
+    per_pixel = -(-size // BLOCK[0]), -(-size // BLOCK[1]), batch
+    n, t, c, s = (np.int32(number) for number in (count, triangles.shape[0], num_values, size))
+    backend.launch("rasterize", "clear_cells", per_pixel, (cells, s))
+    if t > 0:
+        grid = -(-triangles.shape[0] // BLOCK[0]), 1, batch
+        backend.launch("rasterize", "rasterize", grid, (points_px, depth, triangles, n, t, s, cells))
+    backend.launch(
+        "rasterize", "shade", per_pixel, (cells, points_px, depth, triangles, values, n, c, s, seen, picture)
+    )
+
+
+def draw_gradients_on(
+    backend: Backend,
+    seen: DeviceArray,
+    points_px: DeviceArray,
+    depth: DeviceArray,
+    triangles: DeviceArray,
+    values: DeviceArray,
+    gradient: DeviceArray,
+    d_points: DeviceArray,
+    d_depth: DeviceArray,
+    d_values: DeviceArray,
+) -> None:
+    """:func:`draw_gradients` on a device, one launch.
+
+    Sums are those of atomic additions to float64, in the order of arrival: two runs may differ by its rounding.
+
+    Args:
+        backend: the device.
+        seen: as :func:`draw_on` filled it.
+        points_px: as given there.
+        depth: as given there.
+        triangles: as given there.
+        values: as given there.
+        gradient: (B, C, S, S) float32.
+        d_points: (B, N, 2) float64, zeros: is added to.
+        d_depth: (B, N) float64, likewise.
+        d_values: (B, N, C) float64, likewise.
+
+    Raises:
+        KernelError: arrays that do not fit one another.
+    """
+    batch, count, num_values, size = _checked_arrays(points_px, depth, triangles, values, gradient, seen)
+    for name, array, like in (
+        ("d_points", d_points, points_px),
+        ("d_depth", d_depth, depth),
+        ("d_values", d_values, values),
+    ):
+        _check_array(name, array, like.shape, np.float64)
+    if batch == 0:
+        return
+    n, c, s = (np.int32(number) for number in (count, num_values, size))
+    arguments = (seen, points_px, depth, triangles, values, gradient, n, c, s, d_points, d_depth, d_values)
+    grid = -(-size // BLOCK[0]), -(-size // BLOCK[1]), batch
+    backend.launch("rasterize", "shade_gradient", grid, arguments)
+
+
+def _checked_arrays(
+    points_px: DeviceArray,
+    depth: DeviceArray,
+    triangles: DeviceArray,
+    values: DeviceArray,
+    picture: DeviceArray,
+    seen: DeviceArray,
+) -> tuple[int, int, int, int]:
+    """B, N, C and S of a launch."""
+    batch, count = depth.shape if len(depth.shape) == 2 else (0, 0)
+    num_values, size = (values.shape[-1], seen.shape[-1]) if values.shape and seen.shape else (0, 0)
+    _check_array("points", points_px, (batch, count, 2), np.float32)
+    _check_array("depth", depth, (batch, count), np.float32)
+    _check_array("triangles", triangles, (triangles.shape[0] if triangles.shape else 0, 3), np.int32)
+    _check_array("values", values, (batch, count, num_values), np.float32)
+    _check_array("the picture", picture, (batch, num_values, size, size), np.float32)
+    _check_array("seen", seen, (batch, size, size), np.int32)
+    return batch, count, num_values, size
+
+
+def _check_array(name: str, array: DeviceArray, shape: tuple[int, ...], dtype: Any) -> None:
+    if array.shape != shape or array.dtype != np.dtype(dtype) or not array.is_contiguous:
+        raise KernelError(
+            f"{name} must be {shape} {np.dtype(dtype)} and contiguous, got {array.shape} {array.dtype} "
+            f"with steps {array.strides}"
+        )
 
 
 class _Mesh:
@@ -402,7 +516,7 @@ def _gradients_of_face(
             w0, w1, w2 = s0 * over, s1 * over, s2 * over
             g0, g1, g2 = 0.0, 0.0, 0.0  # with respect to the weights
             for c in range(values.shape[1]):
-                g = gradient[c, y, x]
+                g = np.float64(gradient[c, y, x])
                 d_values[i, c] += w0 * g
                 d_values[j, c] += w1 * g
                 d_values[k, c] += w2 * g

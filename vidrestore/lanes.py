@@ -26,7 +26,14 @@ __all__ = ["CudaLanes", "Lanes", "Mark", "as_device_array", "lanes_of"]
 
 Lane: TypeAlias = Literal["upload", "network", "download"]
 
-_DTYPES: dict[torch.dtype, Any] = {torch.uint8: np.uint8, torch.uint16: np.uint16, torch.float32: np.float32}
+_DTYPES: dict[torch.dtype, Any] = {
+    torch.uint8: np.uint8,
+    torch.uint16: np.uint16,
+    torch.int32: np.int32,
+    torch.int64: np.int64,
+    torch.float32: np.float32,
+    torch.float64: np.float64,
+}
 _NUM_PARCELS = 64  # small uploads that may be on their way at once
 _PARCEL_BYTES = 1 << 16  # geometry of some 100 faces
 
@@ -62,7 +69,7 @@ class Lanes(Backend, Protocol):
 
 
 def as_device_array(tensor: Tensor) -> DeviceArray:
-    """The memory of a tensor of uint8, uint16 or float32, for the kernels; nothing is copied."""
+    """The memory of a tensor of one of the types above, for the kernels; nothing is copied."""
     dtype = np.dtype(_DTYPES[tensor.dtype])
     return DeviceArray(tensor.data_ptr(), tuple(tensor.shape), tuple(tensor.stride()), dtype, tensor)
 

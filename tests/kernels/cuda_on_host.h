@@ -2,6 +2,7 @@
 // threads do not wait for one another.
 #include <cmath>
 #include <cstddef>
+#include <cstring>
 #include <utility>
 
 struct Triple { unsigned x, y, z; };
@@ -13,6 +14,33 @@ static thread_local Triple threadIdx, blockIdx, blockDim, gridDim;
 #define __shared__ static thread_local
 #define __forceinline__ inline
 #define __restrict__
+
+// One thread at a time, so nothing has to be atomic; this compiler contracts nothing unless it is told to.
+template <typename Value>
+static inline Value atomicMax(Value *place, Value value)
+{
+    Value before = *place;
+    *place = value > before ? value : before;
+    return before;
+}
+
+template <typename Value>
+static inline Value atomicAdd(Value *place, Value value)
+{
+    Value before = *place;
+    *place = before + value;
+    return before;
+}
+
+static inline double __dmul_rn(double a, double b) { return a * b; }
+static inline double __dsub_rn(double a, double b) { return a - b; }
+
+static inline unsigned __float_as_uint(float value)
+{
+    unsigned bits;
+    std::memcpy(&bits, &value, sizeof bits);
+    return bits;
+}
 
 template <typename... Arguments, std::size_t... I>
 static void call(void (*kernel)(Arguments...), void **arguments, std::index_sequence<I...>)

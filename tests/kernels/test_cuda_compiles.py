@@ -12,7 +12,7 @@ import pytest
 
 from vidrestore.kernels.device import cuda_source
 
-SOURCES = ["composite", "sample"]
+SOURCES = ["composite", "rasterize", "sample"]
 ARCHITECTURES = [75, 90, *(pytest.param(n, marks=pytest.mark.slow) for n in (80, 86, 89))]  # Turing to Hopper
 
 

@@ -47,7 +47,7 @@ def test_half_precision_halves_the_file_and_hardly_moves_a_vertex(tmp_path: Path
         faces.append(read_model(path)(coefficients))
     assert sizes[1] < 0.55 * sizes[0]
     torch.testing.assert_close(faces[0].vertices, faces[1].vertices, atol=1e-4, rtol=0)  # 0.01 mm, in decimetres
-    torch.testing.assert_close(faces[0].colours, faces[1].colours, atol=0.25, rtol=0)
+    torch.testing.assert_close(faces[0].colours, faces[1].colours, atol=0.5, rtol=0)  # half a level
 
 
 def test_values_that_half_precision_cannot_hold_are_refused(tmp_path: Path) -> None:
