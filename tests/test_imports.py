@@ -21,14 +21,14 @@ ALLOWED: dict[str, set[str]] = {
     "device": {"errors"},
     "lanes": {"errors", "kernels"},
     "kernels": {"errors", "types", "kernels"},
-    "morphable": {"types", "errors", "geometry", "device", "kernels", "morphable"},
+    "morphable": {"types", "errors", "geometry", "device", "kernels", "lanes", "morphable"},
     "picture": {"geometry", "kernels", "types"},
     "ahead": {"types"},
     "download": {"errors"},
     "presets": set(),
     "evaluate": COMMON | {"evaluate"},
     "train": COMMON | {"train", "restoration", "evaluate", "decode", "detect", "track"},
-    "live": COMMON | STAGES | {"live"},
+    "live": COMMON | STAGES | {"live", "pipeline"},
     **{stage: COMMON | {stage} for stage in STAGES},
 }
 TOP = {

@@ -89,6 +89,10 @@ class Aside(Protocol):
         """The result of a finished job, once; None while there is none. Raises what the job raised."""
         ...
 
+    def wait(self) -> None:
+        """Waits for the job and drops its result."""
+        ...
+
     def close(self) -> None:
         """Waits for the job and ends."""
         ...
@@ -128,6 +132,12 @@ class Background:
             raise result
         return result
 
+    def wait(self) -> None:
+        """See :class:`Aside`."""
+        with self._condition:
+            self._condition.wait_for(lambda: not self._is_busy or self._result is not None)
+        self.take()
+
     def close(self) -> None:
         """See :class:`Aside`."""
         with self._condition:
@@ -150,6 +160,7 @@ class Background:
                 result = error
             with self._condition:
                 self._result = result
+                self._condition.notify_all()
 
 
 @dataclass(slots=True)
@@ -223,12 +234,13 @@ class Engine:
 
     def use_networks(self, networks: Sequence[Restorer]) -> None:
         """Takes other networks, from the next frame on; in the thread that calls :meth:`process`."""
-        self._wait_for_network()
+        self._aside.wait()
         self._networks = list(networks)
         rungs = rungs_for(has_smaller_network=len(networks) > 1)
         self.ladder = Ladder(rungs, self.ladder.budget_ms)
         if self._stream is not None:
             self._use(self._stream, 0)
+        self._carried.forget()
 
     def warm_up(self, info: StreamInfo) -> None:
         """Runs every stage once on a grey picture with a made-up face, so that compiling does not delay real frames."""
@@ -276,7 +288,6 @@ class Engine:
         shown = _largest(tracks, rung.max_faces)
         restorations = self._restore(stream, TrackedFrame(frame, shown), rung, is_new_shot=is_new_shot)
         blend_begin = self._clock()
-        self._apply_controls()
         restored = self._compositor.composite(frame, restorations)
         done = self._clock()
         self.meter.add("blend", (done - blend_begin) * 1e3)
@@ -291,7 +302,7 @@ class Engine:
         """The stages for frames of this kind; kept across frames, made anew after another format."""
         if self._stream is None or not _is_same(self._stream.info, info):
             if self._stream is not None:
-                self._wait_for_network()
+                self._aside.wait()
                 self._count_faces(self._stream)
             config = self._config
             self._stream = _Stream(
@@ -330,8 +341,7 @@ class Engine:
         finished = self._aside.take()
         if finished is not None and not is_new_shot:
             self._carried.keep(finished)
-        if not self._aside.is_busy and rung.network_index != stream.network_index:
-            self._use(stream, rung.network_index)
+        self._obey(stream, rung)
         self._since_restoration += 1
         restorations: Sequence[Restoration]
         if not tracked.tracks:
@@ -367,23 +377,24 @@ class Engine:
         self._count_faces(stream)
         stream.faces = FaceRestorer(self._config.restore, stream.info, self._networks[network_index])
         stream.network_index = network_index
-        self._carried.forget()
 
     def _count_faces(self, stream: _Stream) -> None:
         restored, kept = self._num_before
         self._num_before = restored + stream.faces.num_restored, kept + stream.faces.num_kept
 
-    def _wait_for_network(self) -> None:
-        while self._aside.is_busy and self._aside.take() is None:
-            time.sleep(0.002)
-
-    def _apply_controls(self) -> None:
+    def _obey(self, stream: _Stream, rung: Rung) -> None:
+        """What was asked for since the last frame; a network that is at work is left in peace until it is done."""
         controls = self.controls
         if self._compositor.options.strength != controls.strength:
             self._compositor.options = replace(self._compositor.options, strength=controls.strength)
-        for network in self._networks:
-            if getattr(network, "w", controls.w) != controls.w:
-                network.w = controls.w  # type: ignore[attr-defined]
+        if self._aside.is_busy:
+            return
+        if self._config.restore.w != controls.w:
+            self._config = replace(self._config, restore=replace(self._config.restore, w=controls.w))
+            self._use(stream, stream.network_index)
+        if rung.network_index != stream.network_index:
+            self._use(stream, rung.network_index)
+            self._carried.forget()
 
 
 def _is_same(a: StreamInfo, b: StreamInfo) -> bool:

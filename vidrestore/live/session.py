@@ -14,7 +14,6 @@ from typing import Any, Literal, get_args, get_type_hints
 
 from vidrestore.config import RestoreConfig, RestoreOptions
 from vidrestore.detect.detector import FaceFinder
-from vidrestore.detect.yunet import YuNet
 from vidrestore.errors import ConfigError, EncodeError, VidrestoreError, printable
 from vidrestore.live.capture import LIVE_TIME_BASE, Camera, Capture, Captured
 from vidrestore.live.engine import Engine, LiveFrame
@@ -23,6 +22,7 @@ from vidrestore.live.preview import png_of
 from vidrestore.live.sinks import ConsumerGoneError, Output, Sink, create_new, recording
 from vidrestore.live.slate import slate
 from vidrestore.live.slot import LatestSlot
+from vidrestore.pipeline import load_finder
 from vidrestore.restoration.restorer import Restorer, load_restorer
 
 __all__ = ["LiveSession", "network_names", "preset_text_of"]
@@ -54,7 +54,7 @@ class LiveSession:
         sinks: where the pictures go, closed at the end. For a sink that is kept (files, pipes) a few frames may wait.
         folder: for snapshots, recordings and presets; made when the first one is.
         networks: to use in place of the configured one.
-        finder: to use in place of YuNet.
+        finder: to use in place of the configured one.
         clock: seconds.
 
     Raises:
@@ -77,7 +77,7 @@ class LiveSession:
         self._clock = clock
         self._folder = folder or Path("vidrestore-live")
         self._network = config.restore.network
-        finder = finder or YuNet(config.detect.score_threshold)
+        finder = finder or load_finder(config)
         self._engine = Engine(config, networks or _load_networks(config.restore), finder, clock=clock)
         self._slot: LatestSlot[Captured] = LatestSlot()
         self._capture = Capture(
@@ -390,8 +390,14 @@ def preset_text_of(config: RestoreConfig) -> str:
         changed = [f.name for f in fields(values) if getattr(values, f.name) != getattr(usual, f.name)]
         if changed:
             lines += ["", f"[{stage.name}]"]
-            lines += [f"{name} = {json.dumps(getattr(values, name))}" for name in changed]
+            lines += [f"{name} = {_toml(getattr(values, name))}" for name in changed]
     return "\n".join(lines) + "\n"
+
+
+def _toml(value: object) -> str:
+    if isinstance(value, dict):
+        return "{ " + ", ".join(f"{key} = {_toml(inner)}" for key, inner in value.items()) + " }"
+    return json.dumps(value)  # words, numbers, true and false are written alike in both
 
 
 def _load_networks(options: RestoreOptions) -> list[Restorer]:
