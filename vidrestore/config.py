@@ -97,6 +97,9 @@ class RestoreOptions:
     """Fidelity weight of ``codeformer``: 0 trusts its codebook (cleanest), 1 stays closest to the input."""
     w_of_track: dict[Annotated[int, Field(ge=0)], Unit] = field(default_factory=dict)
     """``w`` for single tracks, {track id: w}, in place of the common one."""
+    code_hysteresis: Annotated[float, Field(ge=0.0, le=20.0)] = 0.0
+    """``codeformer``: logit by which another code must win in the mean along a track to take over where nothing moves;
+    0 takes each frame's own codes, as published. docs/training_codeformer.md has what it does."""
     device: str = "auto"
     """auto, cpu, cuda, cuda:N or mps; auto takes the first of cuda, mps, cpu that is there."""
     precision: Literal["auto", "float32", "bfloat16", "float16"] = "auto"

@@ -21,6 +21,7 @@ from vidrestore.restoration.align import crop_from_display
 from vidrestore.restoration.batcher import BatchSizes
 from vidrestore.restoration.codeformer import RESTORATION, CodeFormer
 from vidrestore.restoration.compact import COMPACT_SIZE, load_compact
+from vidrestore.restoration.hysteresis import CodeHysteresis, HysteresisOptions, TrackPlace
 from vidrestore.restoration.vqgan import load_published
 from vidrestore.restoration.weights import WeightStore
 from vidrestore.types import Crop, CropContext, PixelFormat, Restoration, StreamInfo, Track, TrackedFrame
@@ -93,18 +94,38 @@ class CodeFormerRestorer:
         device: where it goes.
         precision: of generator and fusion; the encoder, which decides the codes, stays in float32.
         w: fidelity weight in [0, 1] where no context gives one: 0 trusts the codebook, 1 stays closest to the input.
+        hysteresis: holds codes along tracks; None takes each frame's own, as published.
     """
 
-    def __init__(self, network: CodeFormer, device: torch.device, precision: torch.dtype, w: float) -> None:
+    def __init__(
+        self,
+        network: CodeFormer,
+        device: torch.device,
+        precision: torch.dtype,
+        w: float,
+        *,
+        hysteresis: CodeHysteresis | None = None,
+    ) -> None:
         self.size = network.dims.autoencoder.image_size
         self.device = device
         self.w = w
+        self._hysteresis = hysteresis
         self._network = network.to_precision(precision).to(device).eval().requires_grad_(False)
 
     def restore(self, images: Tensor, context: CropContext | None = None) -> Tensor:
         """See :class:`Restorer`; w is the context's. The result is clamped to [-1, 1], as published."""
         w = self.w if context is None else _one_or_each(context.w, images.device)
-        restored: Tensor = self._network(images, w, adain=RESTORATION.matches_statistics)
+        if self._hysteresis is None or context is None:
+            restored: Tensor = self._network(images, w, adain=RESTORATION.matches_statistics)
+            return restored.float().clamp(-1.0, 1.0)
+        latent, skips = self._network.encode(images)
+        places = [
+            TrackPlace(*place) for place in zip(context.track_ids, context.shots, context.frame_indices, strict=True)
+        ]
+        decision = self._hysteresis.decide(self._network.predict_logits(latent), images, places)
+        style = latent if RESTORATION.matches_statistics else None
+        restored = self._network.decode(decision.codes, skips, w, latent=style)
+        self._hysteresis.keep(decision, context.ended)  # last: a pass that ran out of memory comes again
         return restored.float().clamp(-1.0, 1.0)
 
 
@@ -130,7 +151,10 @@ def load_restorer(options: RestoreOptions, weights_folder: Path | None = None) -
         with torch.device("meta"):
             network = CodeFormer(RESTORATION.dims)
         load_published(network, WeightStore(weights_folder).load("codeformer"), source="codeformer.safetensors")
-        return CodeFormerRestorer(network, device, precision, options.w)
+        hysteresis = HysteresisOptions(margin=options.code_hysteresis) if options.code_hysteresis > 0.0 else None
+        return CodeFormerRestorer(
+            network, device, precision, options.w, hysteresis=CodeHysteresis(hysteresis) if hysteresis else None
+        )
     return CompactRestorer(device, precision)
 
 
