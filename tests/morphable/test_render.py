@@ -3,13 +3,20 @@
 from __future__ import annotations
 
 import math
+import sys
+from pathlib import Path
 
 import numpy as np
 import pytest
 import torch
 from torch import Tensor
 
+sys.path.insert(0, str(Path(__file__).parents[1] / "kernels"))
+
+from host_backend import HostBackend, needs_compiler
+
 from vidrestore.kernels import reference_raster
+from vidrestore.morphable import render as module
 from vidrestore.morphable.camera import Camera
 from vidrestore.morphable.render import render, visible_triangles
 from vidrestore.morphable.synthetic import synthetic_model
@@ -130,3 +137,47 @@ def test_the_picture_has_the_colours_type(dtype: torch.dtype) -> None:
     image, _ = render(face.points_px, face.depth, triangles, face.colours.to(dtype), 20)
     assert image.dtype == dtype
     torch.testing.assert_close(image.float(), exact, atol=1.5, rtol=1e-2)
+
+
+@needs_compiler
+@pytest.mark.parametrize("dtype", [torch.float32, torch.float16])
+def test_the_way_over_a_device_gives_the_same(monkeypatch: pytest.MonkeyPatch, dtype: torch.dtype) -> None:
+    """The launches, shapes and types of the way that CUDA tensors go, on the host behind the shim."""
+    model = synthetic_model()
+    face = model(torch.zeros(3, 257), Camera().scaled(50))
+    upstream = torch.randn(3, 3, 50, 50, generator=torch.Generator().manual_seed(6)).to(dtype)
+    found = []
+    for backend in (None, HostBackend()):
+        monkeypatch.setattr(module, "_backend", lambda tensor, backend=backend: backend)
+        inputs = [t.detach().requires_grad_() for t in (face.points_px, face.depth, face.colours.to(dtype))]
+        image, mask = render(inputs[0], inputs[1], model.triangles, inputs[2], 50)
+        image.backward(upstream)
+        seen = visible_triangles(face.points_px, face.depth, model.triangles, 50)
+        found.append([image.detach(), mask, seen, *(t.grad for t in inputs if t.grad is not None)])
+    assert len(found[0]) == len(found[1]) == 6
+    for host, device in zip(*found, strict=True):
+        assert host.dtype == device.dtype
+        torch.testing.assert_close(host, device, atol=1e-3, rtol=1e-3)
+
+
+@pytest.mark.needs_cuda
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
+def test_a_gpu_draws_the_same_picture_and_passes_back_the_same(dtype: torch.dtype) -> None:
+    pytest.importorskip("cupy")
+    model = synthetic_model(40, 30)
+    coefficients = 0.3 * torch.randn(3, 257, generator=torch.Generator().manual_seed(5))
+    coefficients[:, 227:] *= 0.2
+    face = model(coefficients, Camera().scaled(125))
+    upstream = torch.randn(3, 3, 125, 125, generator=torch.Generator().manual_seed(6)).to(dtype)
+    found = []
+    for device in ("cpu", "cuda"):
+        inputs = [t.detach().to(device).requires_grad_() for t in (face.points_px, face.depth, face.colours.to(dtype))]
+        image, mask = render(inputs[0], inputs[1], model.triangles.to(device), inputs[2], 125)
+        assert image.device.type == mask.device.type == device
+        image.backward(upstream.to(device))
+        found.append([image.detach().cpu(), mask.cpu(), *(t.grad.cpu() for t in inputs if t.grad is not None)])
+    (image, mask, *gradients), (image_gpu, mask_gpu, *gradients_gpu) = found
+    assert torch.equal(mask, mask_gpu)
+    assert ((image - image_gpu).abs().amax(1) > 0.01).float().mean() <= 2e-4
+    for ours, theirs in zip(gradients_gpu, gradients, strict=True):
+        assert (ours - theirs).norm() <= 1e-3 * theirs.norm()
