@@ -313,7 +313,8 @@ class AutoencoderTraining:
         set_rate(self.optimiser, rate)
         latent = self.network.encode(clean)
         quantised = self.network.quantize(latent)
-        restored = self.network.generator(quantised.latent)
+        is_continuous = clock.step < self.config.continuous_steps
+        restored = self.network.generator(latent if is_continuous else quantised.latent)
         terms = self.images.reconstruction(restored, clean, clock)
         loss = _total(terms)
         noted: dict[str, Tensor] = {}
@@ -321,7 +322,8 @@ class AutoencoderTraining:
         if fights:
             noted = self.images.adversarial(restored, loss, self.network.generator.blocks[-1].weight)
             loss = loss + noted["adversarial"]
-        loss = loss + self.config.loss.codebook * quantised.loss
+        if not is_continuous:
+            loss = loss + self.config.loss.codebook * quantised.loss
         parameters = list(self.network.parameters())
         length = descend(loss, self.optimiser, parameters, clip=self.config.optimiser.clip, step=clock.step)
         follow(self.average, self.network, self.config.optimiser.ema)
@@ -332,11 +334,13 @@ class AutoencoderTraining:
         return values | {"gradient": length, "rate": rate}
 
     def _revive(self, clock: Clock, codes: Tensor, latent: Tensor) -> None:
-        every = self.config.revive_every
-        if every == 0:
-            return
-        self.use.note(codes)
-        if (clock.step + 1) % every == 0 and clock.share < 0.8:  # the last part only refines
+        done, config = clock.step + 1, self.config
+        begins = done == config.continuous_steps  # nothing was counted, so that all entries move
+        if done > config.continuous_steps and config.revive_every > 0:
+            self.use.note(codes)
+        # the last part only refines
+        is_due = config.revive_every > 0 and done > config.continuous_steps and done % config.revive_every == 0
+        if begins or (is_due and clock.share < 0.8):
             books = [net.quantize.embedding.weight for net in (self.network, self.average)]
             self.use.revive(books, latent, rng_at(clock.options.seed, _STREAM_REVIVE, clock.step))
 

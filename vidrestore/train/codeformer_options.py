@@ -141,6 +141,9 @@ class CodeFormerConfig:
     revive_every: int = 0
     """Stage I: code entries that were not used for so many steps are set to latents of the batch; 0, as published,
     leaves them unused. Short runs need it: otherwise a handful of entries takes all."""
+    continuous_steps: int = 0
+    """Stage I: the first so many steps go past the codebook, which then begins with latents of the batch; 0, as
+    published, quantises from the first step. Short runs need it: two learn faster than three."""
     image_loss_reach: Literal["fusion", "encoder"] = "fusion"
     """What the image losses of stage III move: the fusion blocks alone, as in the released code, or the encoder too,
     through the features that they fuse, as the paper writes."""
