@@ -35,6 +35,7 @@ __all__ = [
     "preset_names",
 ]
 
+Hardware = Literal["none", "auto", "cuda", "qsv", "vaapi", "videotoolbox"]
 Unit = Annotated[float, Field(ge=0.0, le=1.0)]
 
 
@@ -44,6 +45,9 @@ class DecodeOptions:
 
     threads: Annotated[int, Field(ge=0, le=64)] = 0
     """Decoder threads; 0 lets FFmpeg choose."""
+    hardware: Hardware = "none"
+    """Decode with the machine's own decoder where one works, else in software: the samples are the same. Unasked it is
+    not tried: a decoded frame then crosses the bus twice, which pays only beside a busy CPU."""
     cut_threshold: Annotated[float, Field(gt=0.0, le=1.0)] = 0.30
     """Change of the picture, in [0, 1], above which a new shot begins (decode/shots.py defines the measure)."""
 
@@ -90,9 +94,13 @@ class TrackOptions:
 class RestoreOptions:
     """The network."""
 
-    network: Literal["compact", "codeformer"] = "compact"
-    """Which restorer: ``compact`` is ours and comes with the package; ``codeformer`` wants its authors' weights, which
-    ``models convert`` reads."""
+    network: Literal["compact", "codeformer", "sgpn"] = "compact"
+    """Which restorer: ``compact`` is ours and comes with the package; ``codeformer`` and ``sgpn`` want their authors'
+    weights, which ``models convert`` reads."""
+    prior_every: Annotated[int, Field(ge=1, le=120)] = 8
+    """``sgpn``: the face's render is made anew after so many frames of a track at the latest; 1 makes it in each."""
+    prior_tolerance_px: Annotated[float, Field(ge=0.0)] = 3.0
+    """``sgpn``: and sooner, where a landmark of it, lips included, would be further off, in pixels of a crop of 512."""
     w: Unit = 0.5
     """Fidelity weight of ``codeformer``: 0 trusts its codebook (cleanest), 1 stays closest to the input."""
     w_of_track: dict[Annotated[int, Field(ge=0)], Unit] = field(default_factory=dict)
@@ -100,6 +108,9 @@ class RestoreOptions:
     code_hysteresis: Annotated[float, Field(ge=0.0, le=20.0)] = 0.0
     """``codeformer``: logit by which another code must win in the mean along a track to take over where nothing moves;
     0 takes each frame's own codes, as published. docs/training_codeformer.md has what it does."""
+    grey: Literal["auto", "yes", "no"] = "auto"
+    """Whether the clip is black and white, so that restored faces have to be; auto looks at frames all over the clip,
+    once (frames that a program hands in are grey where their pixel format is)."""
     device: str = "auto"
     """auto, cpu, cuda, cuda:N or mps; auto takes the first of cuda, mps, cpu that is there."""
     precision: Literal["auto", "float32", "bfloat16", "float16"] = "auto"
@@ -140,6 +151,9 @@ class EncodeOptions:
     """Copy audio, subtitles, chapters, attachments and metadata."""
     threads: Annotated[int, Field(ge=0, le=64)] = 0
     """Encoder threads; 0 lets the encoder choose."""
+    hardware: Hardware = "none"
+    """Encode h264, hevc or av1 with the machine's own encoder where one works: much faster, and larger or worse than in
+    software at the same ``crf``."""
 
 
 @dataclass(frozen=True, slots=True)

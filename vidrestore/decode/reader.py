@@ -13,6 +13,7 @@ from typing import Any
 
 import av
 import av.error
+from av.codec.hwaccel import HWAccel
 from av.container import InputContainer
 from av.packet import Packet
 from av.video.reformatter import VideoReformatter
@@ -22,6 +23,7 @@ from vidrestore.config import DecodeOptions
 from vidrestore.decode.clock import PresentationClock
 from vidrestore.decode.display import display_geometry
 from vidrestore.decode.formats import Layout, native_layout, pixel_format, planes_of, repack
+from vidrestore.decode.hardware import accelerator, kinds_to_try
 from vidrestore.decode.shots import ShotDetector
 from vidrestore.decode.source import MAX_PIXELS, check_size, open_container, video_stream
 from vidrestore.errors import DecodeError, printable
@@ -73,16 +75,39 @@ class VideoReader:
         """
         self._path = path
         self._options = options or DecodeOptions()
+        self._is_started = False
+        for kind in kinds_to_try(self._options.hardware):
+            if self._opens_on(kind):
+                return
+        self._open(None)
+
+    def _opens_on(self, kind: str) -> bool:
+        """Whether the machine's own decoder gives the first frame; the file is then open."""
+        try:
+            self._open(accelerator(kind))
+            if self._stream.codec_context.is_hwaccel:
+                log.info("%s: decoded by %s", printable(self._path), kind)
+                return True
+            reason = "it does not know this codec or format"
+        except (DecodeError, av.error.FFmpegError, OSError, RuntimeError, ValueError) as error:
+            reason = str(error.__cause__ or error)
+        self.close()
+        level = logging.INFO if self._options.hardware == "auto" else logging.WARNING
+        log.log(level, "%s: not decoded by %s (%s)", printable(self._path), kind, printable(reason))
+        return False
+
+    def _open(self, hardware: HWAccel | None) -> None:
+        """Opens the file and decodes its first frame."""
         self._losses: list[Loss] = []
         self._counts: Counter[str] = Counter()
-        self._is_started = False
         self._end_s: float | None = None
         self._early_pts: list[int | None] = []
         self._num_packets: int | None = None
         self._has_fields = False
-        self._container: InputContainer | None = open_container(path)
+        self._container: InputContainer | None = None
+        self._container = open_container(self._path, hardware)
         try:
-            self._stream = video_stream(self._container, path)
+            self._stream = video_stream(self._container, self._path)
             self._open_decoder()
             self._time_base = Fraction(self._stream.time_base or Fraction(1, 90000))
             self._raw = self._raw_frames(self._container, self._stream)

@@ -13,6 +13,7 @@ from typing import Any
 
 import av
 import av.error
+from av.codec.hwaccel import HWAccel
 from av.container import InputContainer
 from av.stream import Disposition
 from av.video.stream import VideoStream
@@ -39,8 +40,12 @@ _MAX_STREAMS = 128
 """A disc holds tens of streams; every stream costs a decoder while probing."""
 
 
-def open_container(path: str | os.PathLike[str]) -> InputContainer:
+def open_container(path: str | os.PathLike[str], hardware: HWAccel | None = None) -> InputContainer:
     """Opens a local media file for reading.
+
+    Args:
+        path: the file.
+        hardware: the device that decodes, None for the CPU.
 
     Raises:
         DecodeError: it is missing, no regular file, unreadable, empty, or no container out of the list.
@@ -56,6 +61,7 @@ def open_container(path: str | os.PathLike[str]) -> InputContainer:
                 "protocol_whitelist": "file",
                 "max_streams": str(_MAX_STREAMS),
             },
+            hwaccel=hardware,
             **_TAGS_AS_THEY_ARE,
         )
         return container

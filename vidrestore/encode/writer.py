@@ -34,6 +34,7 @@ from vidrestore.encode.codecs import (
     muxer_options,
     quiet_encoder,
 )
+from vidrestore.encode.hardware import hardware_encoder, hardware_options
 from vidrestore.encode.hdr import encoder_params, read_hdr
 from vidrestore.encode.picture import Painter, colour_tags
 from vidrestore.encode.streams import TAGS_AS_THEY_ARE, StreamCopier
@@ -98,7 +99,8 @@ class VideoWriter:
         self.pix_fmt = choose_pix_fmt(
             self.options.codec, info.format, self.options.depth, size=(info.frame_height, info.frame_width)
         )
-        self._encoder = encoder_name(self.options.codec, self.pix_fmt)
+        self._hardware = hardware_encoder(self.options, self.pix_fmt)
+        self._encoder = self._hardware or encoder_name(self.options.codec, self.pix_fmt)
         self.result: WrittenVideo | None = None
         """Set once the file is whole and in its place."""
         self._num_frames = 0
@@ -244,6 +246,8 @@ class VideoWriter:
     def _add_video(self, container: OutputContainer, frame: Frame, time_base: Fraction) -> VideoStream:
         hdr = encoder_params(read_hdr(frame.carrier), self.options.codec)
         options = encoder_options(self.options, self.pix_fmt, size=(frame.height, frame.width), hdr=hdr)
+        if self._hardware is not None:
+            options = hardware_options(self._hardware, self.options)
         rate = encoder_rate(self.options.codec, self.info.average_rate)
         stream: Any = container.add_stream(self._encoder, rate=rate, options=options)
         context = stream.codec_context
