@@ -15,7 +15,7 @@ from vidrestore.geometry import Affine, identity, scale_about_pixel_edges
 from vidrestore.kernels.colour import rgb_from_planes, tone_map
 from vidrestore.types import Frame, PixelFormat, StreamInfo
 
-__all__ = ["RGB24", "display_picture", "frame_from_rgb", "info_of_frames", "rgb_from_frame"]
+__all__ = ["RGB24", "display_picture", "frame_from_rgb", "info_of_frames", "rgb_from_frame", "small_rgb"]
 
 RGB24 = PixelFormat("gbrp", "rgb", 8, full_range=True, matrix_tag=0, range_tag=2)
 """8-bit RGB in planes G, B, R."""
@@ -47,6 +47,12 @@ def display_picture(frame: Frame, info: StreamInfo, size: tuple[int, int]) -> tu
 def rgb_from_frame(frame: Frame) -> NDArray[np.uint8]:
     """(height, width, 3) RGB of a frame in its own orientation, for showing; HDR comes out tone-mapped."""
     return np.ascontiguousarray(_bgr(frame, (frame.height, frame.width))[..., ::-1])
+
+
+def small_rgb(frame: Frame, side_px: int) -> NDArray[np.uint8]:
+    """(h, w, 3) RGB copy in the frame's own orientation, squeezed to at most ``side_px`` on each side."""
+    size = min(frame.height, side_px), min(frame.width, side_px)
+    return np.ascontiguousarray(_bgr(frame, size)[..., ::-1])
 
 
 def frame_from_rgb(rgb: NDArray[np.uint8], index: int, *, shot: int = 0, rate: Fraction = Fraction(25)) -> Frame:

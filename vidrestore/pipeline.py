@@ -20,6 +20,7 @@ import torch
 from vidrestore import __version__
 from vidrestore.ahead import Ahead
 from vidrestore.config import RestoreConfig
+from vidrestore.decode.grey import clip_is_grey
 from vidrestore.decode.reader import Loss, VideoReader
 from vidrestore.detect.detector import Detector, FaceFinder
 from vidrestore.detect.retinaface import MOBILENET, RESNET50, RetinaFace, RetinaFaceFinder
@@ -28,6 +29,7 @@ from vidrestore.device import choose_device, describe_device
 from vidrestore.encode.writer import VideoWriter, check_target
 from vidrestore.engine import Engine
 from vidrestore.errors import DecodeError
+from vidrestore.restoration.grey import GreyRestorer
 from vidrestore.restoration.restorer import Restorer, load_restorer
 from vidrestore.restoration.vqgan import load_published
 from vidrestore.restoration.weights import WeightStore
@@ -164,9 +166,10 @@ def restore_frames(
     task = task or Task()
     with closing(task):
         info = task.begin(info)
+        is_grey = config.restore.grey == "yes" or (config.restore.grey == "auto" and info.format.colour == "gray")
         restorer = restorer or task.restorer(config) or load_restorer(config.restore)
         finder = finder or load_finder(config)
-        engine = task.engine(config, info, restorer)
+        engine = task.engine(config, info, GreyRestorer(restorer) if is_grey and task.may_grey else restorer)
         yield from _restored(_tracked(task.frames(frames), info, config, finder), engine)
 
 
@@ -211,7 +214,8 @@ class RestoredVideo:
             self.info = task.begin(self._reader.info)
             self._restorer = restorer or task.restorer(config) or load_restorer(config.restore)
             self._finder = finder or load_finder(config)
-            self._engine = task.engine(config, self.info, self._restorer)
+            is_grey = task.may_grey and _is_grey(config.restore.grey, path, self.info)
+            self._engine = task.engine(config, self.info, GreyRestorer(self._restorer) if is_grey else self._restorer)
         except BaseException:
             task.close()
             self._reader.close()
@@ -353,6 +357,10 @@ def restore(
             device=video.device,
             config=config,
         )
+
+
+def _is_grey(choice: str, path: str | os.PathLike[str], info: StreamInfo) -> bool:
+    return choice == "yes" or (choice == "auto" and clip_is_grey(path, info))
 
 
 def _closing(frames: Iterator[Frame]) -> Generator[Frame, None, None]:

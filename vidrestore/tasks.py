@@ -40,6 +40,9 @@ class Task:
     The order of calls: ``begin``, ``restorer``, ``engine``, ``frames``; ``close`` at the end.
     """
 
+    may_grey = True
+    """Faces of a black-and-white clip are to stay so."""
+
     def begin(self, info: StreamInfo) -> StreamInfo:
         """Takes the input's description and gives that of the frames that will come out of ``frames``."""
         return info
@@ -68,6 +71,8 @@ class Colorize(Task):
         hold_frames: frames over which colours are averaged along a track.
         weights_folder: where converted weights are kept; None is the user's data folder.
     """
+
+    may_grey = False
 
     def __init__(
         self, restorer: Restorer | None = None, *, hold_frames: int = HOLD_FRAMES, weights_folder: Path | None = None
