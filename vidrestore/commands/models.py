@@ -115,13 +115,15 @@ def models_pull_command(
     """Fetch a published weight file from its authors, check it, and convert it; the only command that goes online."""
     from vidrestore.download import download
     from vidrestore.restoration.convert import convert_weights
-    from vidrestore.restoration.weights import WeightStore, find_model
+    from vidrestore.restoration.weights import WeightStore, find_model, missing
 
     entry, store = find_model(name), WeightStore()
     receipt = store.receipt(name)
     if receipt is None or again:
         if offline:
             raise WeightsError(f"{entry.file} is not here, and --offline forbids to fetch it from {entry.address}")
+        if not entry.can_be_pulled and address is None:
+            raise ConfigError(f"{entry.file} has no address of its own; {missing(entry)}")
         _accept_licence(entry, store, accept=accept)
         source = store.folder / "downloads" / entry.file
         source.parent.mkdir(parents=True, exist_ok=True)

@@ -60,6 +60,8 @@ RECIPES = {
         "codeformer_stage1_released",
         "Train a stage of CodeFormer, the one that the configuration names (docs/training_codeformer.md).",
     ),
+    "regressor": Recipe("regressor", "regressor", "Train the regressor of the 3D model's coefficients."),
+    "sgpn": Recipe("sgpn", "sgpn", "Train SGPN: its regressor, then all of it (docs/networks.md)."),
 }
 """Name -> what ``vidrestore train NAME`` runs."""
 

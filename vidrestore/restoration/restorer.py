@@ -17,11 +17,12 @@ from vidrestore.device import choose_device, choose_precision
 from vidrestore.errors import VidrestoreError
 from vidrestore.geometry import compose, invert
 from vidrestore.kernels.sample import sample_crops
-from vidrestore.restoration.align import crop_from_display
+from vidrestore.restoration.align import FFHQ_TEMPLATE_512, crop_from_display
 from vidrestore.restoration.batcher import BatchSizes
 from vidrestore.restoration.codeformer import RESTORATION, CodeFormer
 from vidrestore.restoration.compact import COMPACT_SIZE, load_compact
 from vidrestore.restoration.hysteresis import CodeHysteresis, HysteresisOptions, TrackPlace
+from vidrestore.restoration.sgpn_restorer import PriorOptions, load_sgpn
 from vidrestore.restoration.vqgan import load_published
 from vidrestore.restoration.weights import WeightStore
 from vidrestore.types import Crop, CropContext, PixelFormat, Restoration, StreamInfo, Track, TrackedFrame
@@ -155,6 +156,9 @@ def load_restorer(options: RestoreOptions, weights_folder: Path | None = None) -
         return CodeFormerRestorer(
             network, device, precision, options.w, hysteresis=CodeHysteresis(hysteresis) if hysteresis else None
         )
+    if options.network == "sgpn":
+        prior = PriorOptions(every=options.prior_every, tolerance_px=options.prior_tolerance_px)
+        return load_sgpn(WeightStore(weights_folder), device, precision, prior)
     return CompactRestorer(device, precision)
 
 
@@ -245,7 +249,9 @@ class FaceRestorer:
     def crop_maps(self, item: TrackedFrame) -> NDArray[np.float64]:
         """(B, 2, 3) maps from frame to crop pixels of the frame's tracks, in their order."""
         size = self._restorer.size
-        maps = [compose(crop_from_display(t.landmarks, size), self._info.display_from_frame) for t in item.tracks]
+        points = getattr(self._restorer, "template", FFHQ_TEMPLATE_512)  # few networks want the face elsewhere
+        faces = [crop_from_display(track.landmarks, size, points) for track in item.tracks]
+        maps = [compose(face, self._info.display_from_frame) for face in faces]
         return np.stack(maps) if maps else np.zeros((0, 2, 3))
 
     def context(

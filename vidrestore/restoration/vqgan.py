@@ -57,7 +57,7 @@ __all__ = [
     "load_published",
 ]
 
-_WRAPPERS = ("params_ema", "params", "params_d")
+_WRAPPERS = ("params_ema", "params", "params_d", "net_recon")
 """Keys that published files wrap their weights in, the best first: the moving average is what was evaluated."""
 
 

@@ -20,7 +20,7 @@ from torch import Tensor
 from vidrestore.config import nearest
 from vidrestore.errors import ConfigError, WeightsError
 
-__all__ = ["MODELS", "ModelEntry", "Receipt", "WeightStore", "default_folder", "find_model", "sha256_of"]
+__all__ = ["MODELS", "ModelEntry", "Receipt", "WeightStore", "default_folder", "find_model", "missing", "sha256_of"]
 
 S_LAB = (
     "S-Lab License 1.0: redistribution and use for non-commercial purposes only; "
@@ -47,10 +47,14 @@ class ModelEntry:
     purpose: str
     use: str
     """The command that wants it."""
+    can_be_pulled: bool = True
+    """``address`` is the file's own; otherwise it is a page from where a person gets it."""
 
 
 _CODEFORMER = "https://github.com/sczhou/CodeFormer/releases/download/v0.1.0/"
 _FACEXLIB = "https://github.com/xinntao/facexlib/releases/download/"
+_SGPN = "https://github.com/TencentYoutuResearch/FaceRestoration-sgpn"
+_TENCENT = "SGPN licence (THL A29 Limited, a Tencent company): for academic research only"
 _MIT = "MIT, as facexlib publishes it; trained by others on WIDER FACE, whose pictures are for research"
 
 
@@ -119,6 +123,30 @@ MODELS = {
             "3d558d8d0e42c20224f13cf5a29c79eba2d59913419f945545d8cf7b72920de2",
             "ParseNet: names 19 parts of a face",
             "programs, vidrestore.restoration.parsenet",
+        ),
+        ModelEntry(
+            "sgpn",
+            "sgpn.pth",
+            _SGPN,
+            _TENCENT,
+            False,
+            None,
+            None,
+            "SGPN (Zhu et al., CVPR 2022): restoration with a shape prior; wants d3dfr and bfm2009 too",
+            "vidrestore restore --network sgpn",
+            can_be_pulled=False,
+        ),
+        ModelEntry(
+            "d3dfr",
+            "d3dfr_finetune_ours.pth",
+            _SGPN,
+            _TENCENT,
+            False,
+            None,
+            None,
+            "SGPN's regressor: reads a face's shape off a degraded picture",
+            "vidrestore restore --network sgpn",
+            can_be_pulled=False,
         ),
     ]
 }
@@ -250,6 +278,11 @@ class WeightStore:
 
 def missing(entry: ModelEntry) -> str:
     """One line that says how to get a model's weights."""
+    if not entry.can_be_pulled:
+        return (
+            f"the weights of {entry.name} are not here; get {entry.file} through {entry.address} and run: "
+            f"vidrestore models convert {entry.name} {entry.file}"
+        )
     return (
         f"the weights of {entry.name} are not here; run: vidrestore models pull {entry.name}, or get {entry.file} from "
         f"{entry.address} and run: vidrestore models convert {entry.name} {entry.file}"
