@@ -76,7 +76,7 @@ def decided(path: Path) -> bool:
     [
         ([(128, 128)] * 3, 0, True),
         ([(116, 140)] * 3, 0, True),
-        ([(128, 128)] * 3, 12, True),
+        ([(128, 128)] * 3, 8, True),
     ],
     ids=["no colour", "sepia", "noise of a tape"],
 )
