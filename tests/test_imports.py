@@ -32,6 +32,7 @@ ALLOWED: dict[str, set[str]] = {
     **{stage: COMMON | {stage} for stage in STAGES},
 }
 TOP = {
+    "bench",
     "engine",
     "pipeline",
     "inspection",
@@ -39,6 +40,7 @@ TOP = {
     "cli",
     "commands",
     "conversion",
+    "pictures",
     "tasks",
     "__main__",
     "__init__",

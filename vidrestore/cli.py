@@ -19,6 +19,7 @@ from rich.text import Text
 
 from vidrestore import __version__
 from vidrestore.commands import models, train
+from vidrestore.commands.bench import bench_command
 from vidrestore.commands.colorize import colorize_command
 from vidrestore.commands.common import (
     CodecOption,
@@ -45,6 +46,7 @@ from vidrestore.commands.common import (
 )
 from vidrestore.commands.inpaint import inpaint_command
 from vidrestore.commands.live import live_command
+from vidrestore.commands.pictures import PICTURE_SUFFIXES, restore_pictures_and_tell
 from vidrestore.config import RestoreConfig, load_config, preset_names, preset_text
 from vidrestore.errors import (
     ConfigError,
@@ -71,6 +73,7 @@ presets_app = typer.Typer(help="Named settings.", no_args_is_help=True)
 app.add_typer(presets_app, name="presets")
 app.add_typer(train.app, name="train")
 app.add_typer(models.app, name="models")
+app.command("bench")(bench_command)
 app.command("colorize")(colorize_command)
 app.command("inpaint")(inpaint_command)
 app.command("live")(live_command)
@@ -78,7 +81,9 @@ app.command("live")(live_command)
 
 @app.command("restore")
 def restore_command(
-    source: Annotated[Path, typer.Argument(metavar="IN", help="The video to restore.")],
+    source: Annotated[
+        Path, typer.Argument(metavar="IN", help="The video to restore; or a picture, or a folder of them.")
+    ],
     output: OutputOption,
     preset: PresetOption = None,
     config_file: ConfigOption = None,
@@ -92,11 +97,14 @@ def restore_command(
     crf: CrfOption = None,
     speed: SpeedOption = None,
     settings: SettingsOption = None,
+    aligned: Annotated[
+        bool, typer.Option("--aligned", help="Pictures that are faces already, cut out as FFHQ's are, 512 px at best.")
+    ] = False,
     overwrite: OverwriteFlag = False,
     quiet: QuietFlag = False,
     as_json: JsonFlag = False,
 ) -> ExitStatus:
-    """Restore the faces of a video."""
+    """Restore the faces of a video, or of pictures."""
     config = config_of(
         preset,
         config_file,
@@ -109,6 +117,10 @@ def restore_command(
         crf=crf,
         speed=speed,
     )
+    if aligned or source.is_dir() or source.suffix.lower() in PICTURE_SUFFIXES:
+        return restore_pictures_and_tell(
+            source, output, config, is_aligned=aligned, overwrite=overwrite, quiet=quiet, as_json=as_json
+        )
     from vidrestore.pipeline import restore  # heavy: after the flags are known to be right
 
     with signals_noted() as check, progress_bar(source, show=not quiet and not as_json) as tell:
