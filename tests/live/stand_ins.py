@@ -9,6 +9,7 @@ from fractions import Fraction
 import numpy as np
 import torch
 from numpy.typing import NDArray
+from stamps import write_number
 
 from vidrestore.config import RestoreConfig, load_config
 from vidrestore.errors import DecodeError
@@ -21,7 +22,6 @@ from vidrestore.types import CropContext, Detections, Frame, PixelFormat, Restor
 
 YUV420 = PixelFormat("yuv420p", "yuv", 8, (1, 1), (0.0, 0.5), matrix="bt601")
 WIDTH, HEIGHT = 160, 120
-BITS, BLOCK = 16, 8  # the number stands in 16 blocks of 8 x 8 in the top rows, far from the face
 
 
 class FakeClock:
@@ -62,16 +62,9 @@ def stamped(number: int, *, shot: int = 0) -> Frame:
     """A soft picture with a number in it."""
     y, x = np.mgrid[:HEIGHT, :WIDTH]
     luma = (110 + 40 * np.sin(x / 9) + 30 * np.cos(y / 7)).astype(np.uint8)
-    for bit in range(BITS):
-        luma[:BLOCK, bit * BLOCK : (bit + 1) * BLOCK] = 235 if number >> bit & 1 else 16
+    write_number(luma, number)
     chroma = np.full((HEIGHT // 2, WIDTH // 2), 128, np.uint8)
     return Frame(number, number, LIVE_TIME_BASE, (luma, chroma, chroma.copy()), YUV420, shot)
-
-
-def number_in(luma: NDArray[np.uint8]) -> int:
-    """The number in a picture, also after an encoder."""
-    blocks = [luma[2 : BLOCK - 2, bit * BLOCK + 2 : (bit + 1) * BLOCK - 2].mean() for bit in range(BITS)]
-    return sum((value > 125) << bit for bit, value in enumerate(blocks))
 
 
 class OneFace:

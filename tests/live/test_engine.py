@@ -7,6 +7,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
+from stamps import number_in
 from stand_ins import (
     FakeAside,
     FakeClock,
@@ -16,7 +17,6 @@ from stand_ins import (
     drive,
     info_of,
     live_config,
-    number_in,
     timed_engine,
 )
 

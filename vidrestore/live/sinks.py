@@ -462,7 +462,7 @@ def make_sink(address: SinkAddress, options: EncodeOptions, *, pipe: PipeWriter 
         )
     if pipe is None:
         raise EncodeError("--sink pipe: there is no standard output to write to")
-    return EncodedSink(pipe(), address.name, "pipe", codec="rawvideo", is_constant=address.name == "yuv4mpegpipe")
+    return EncodedSink(pipe, address.name, "pipe", codec="rawvideo", is_constant=address.name == "yuv4mpegpipe")
 
 
 def _x264_options(options: EncodeOptions) -> dict[str, str]:
