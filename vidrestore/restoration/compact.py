@@ -198,18 +198,31 @@ class CompactNet(nn.Module):
         Returns:
             (B, 3, H, W) in about [-1, 1], not clamped; the mean of each channel of each face is the input's.
         """
+        return self.change(image, self.decode(self.encode(image)))
+
+    def encode(self, image: Tensor) -> list[Tensor]:
+        """Features of a picture, (B, C, S, S) at 1/4, 1/8, ... of its size; the last one is the bottom."""
         x = functional.conv2d(functional.pixel_unshuffle(image, _BLOCK), self.analysis)  # (B, 48, H/4, W/4)
         x = x.clamp(-_LIMIT, _LIMIT)
         x = self.stem(x.contiguous(memory_format=torch.channels_last))
-        skips: list[Tensor] = []
+        levels: list[Tensor] = []
         for level, blocks in enumerate(self.encoder):
             x = blocks(x)
+            levels.append(x)
             if level < len(self.down):
-                skips.append(x)
                 x = self.down[level](x)
+        return levels
+
+    def decode(self, levels: list[Tensor]) -> Tensor:
+        """(B, C, H/4, W/4): what :meth:`change` reads, from the features of :meth:`encode`, to which may be added."""
+        x = levels[-1]
         for level in reversed(range(len(self.decoder))):
             x = functional.interpolate(self.up[level](x), scale_factor=2.0, mode="bilinear", align_corners=False)
-            x = self.decoder[level](x + skips[level])
+            x = self.decoder[level](x + levels[level])
+        return x
+
+    def change(self, image: Tensor, x: Tensor) -> Tensor:
+        """The restored faces, from the picture and the features of :meth:`decode`."""
         out = self.head(functional.leaky_relu(x, _SLOPE))  # (B, 48 + 64 + 4, H/4, W/4)
         free, fine, colour = torch.split(out, self._outputs, 1)
         change = _GAIN * functional.pixel_shuffle(functional.conv2d(free, self.synthesis), _BLOCK)

@@ -18,6 +18,7 @@ from __future__ import annotations
 
 import copy
 import dataclasses
+import functools
 import json
 import logging
 import os
@@ -34,8 +35,8 @@ from torch.nn import functional
 
 from vidrestore.errors import WeightsError
 from vidrestore.evaluate.perceptual import ShiftTolerantLpips
-from vidrestore.restoration.codeformer import CodeFormer
-from vidrestore.restoration.vqgan import PatchDiscriminator, VQAutoencoder, load_published
+from vidrestore.restoration.codeformer import CodeFormer, CodeFormerDims
+from vidrestore.restoration.vqgan import PatchDiscriminator, VQAutoencoder, VqganDims, load_published
 from vidrestore.train.codeformer_data import CodeFaces, as_pictures, make_bad, views_of
 from vidrestore.train.codeformer_options import CodeFormerConfig, Part, load_config
 from vidrestore.train.data import FaceCache, list_images, split_held_out, stream, to_tensor
@@ -48,6 +49,7 @@ from vidrestore.train.run import (
     Stateful,
     cosine_rate,
     descend,
+    fill_options,
     follow,
     rng_at,
     run,
@@ -59,6 +61,7 @@ __all__ = [
     "CodeUse",
     "Validation",
     "load_config",
+    "load_network",
     "load_weights",
     "make_training",
     "psnr",
@@ -120,6 +123,29 @@ def load_weights(network: nn.Module, path: str | os.PathLike[str], *, may_lack: 
     except (SafetensorError, OSError) as error:
         raise WeightsError(f"{path}: is no readable safetensors file ({error})") from error
     load_published(network, state, source=os.fspath(path), may_lack=may_lack)
+
+
+def load_network(path: str | os.PathLike[str]) -> VQAutoencoder | CodeFormer:
+    """The network of a file of :func:`save_weights`, of whatever size, in evaluation mode on the CPU.
+
+    Raises:
+        WeightsError: the file is missing, damaged, without a layout in its metadata, or of another network.
+    """
+    try:
+        with safe_open(os.fspath(path), framework="pt") as file:
+            metadata: dict[str, str] = file.metadata() or {}
+        dims = json.loads(metadata["dims"])
+    except (SafetensorError, OSError, KeyError, ValueError) as error:
+        raise WeightsError(f"{path}: is no safetensors file that says its layout ({error!r})") from error
+    network: VQAutoencoder | CodeFormer
+    if metadata.get("network") == "VQAutoencoder":
+        network = VQAutoencoder(fill_options(path, VqganDims, dims))
+    elif metadata.get("network") == "CodeFormer":
+        network = CodeFormer(fill_options(path, CodeFormerDims, dims))
+    else:
+        raise WeightsError(f"{path}: expected a VQAutoencoder or a CodeFormer, got {metadata.get('network')!r}")
+    load_weights(network, path)
+    return network.eval().requires_grad_(False)
 
 
 def save_weights(network: nn.Module, path: Path, dims: object, clock: Clock) -> None:
@@ -320,7 +346,7 @@ class AutoencoderTraining:
         noted: dict[str, Tensor] = {}
         fights = self.images.has_begun(clock)
         if fights:
-            noted = self.images.adversarial(restored, loss, self.network.generator.blocks[-1].weight)
+            noted = self.images.adversarial(restored, loss, self.last_layer)
             loss = loss + noted["adversarial"]
         if not is_continuous:
             loss = loss + self.config.loss.codebook * quantised.loss
@@ -332,6 +358,13 @@ class AutoencoderTraining:
             values |= self.images.improve(restored, clean, clock, rate)
         self._revive(clock, quantised.codes, latent)
         return values | {"gradient": length, "rate": rate}
+
+    @property
+    def last_layer(self) -> Tensor:
+        """The generator's last convolution."""
+        layer: Any = self.network.generator.blocks[-1]
+        weight: Tensor = layer.weight
+        return weight
 
     def _revive(self, clock: Clock, codes: Tensor, latent: Tensor) -> None:
         done, config = clock.step + 1, self.config
@@ -353,7 +386,7 @@ class AutoencoderTraining:
         return {
             "psnr": psnr(restored, clean),
             "absolute_error": float((restored - clean).abs().mean()),
-            "codes_used": float(len(codes.unique())),
+            "codes_used": float(torch.bincount(codes.flatten()).count_nonzero()),
         }
 
     def export(self, folder: Path, clock: Clock) -> Path:
@@ -429,7 +462,7 @@ class CodesTraining:
             values[f"nearest_accuracy_{view}"] = float((nearest == targets).float().mean())
             values[f"psnr_{view}_input"] = psnr(degraded, validation.clean)
             for w in self.weights_shown:
-                restored = _in_parts(lambda x, w=w: average(x, w, adain=False), degraded, self.config)
+                restored = _in_parts(functools.partial(average, w=w, adain=False), degraded, self.config)
                 values[f"psnr_{view}_w{w:g}"] = psnr(restored, validation.clean)
         return values
 

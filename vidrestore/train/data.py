@@ -31,9 +31,12 @@ __all__ = [
     "HeldOut",
     "augment",
     "batches",
+    "hide",
     "list_images",
+    "recolour",
     "split_held_out",
     "stream",
+    "to_bytes",
     "to_tensor",
 ]
 
@@ -132,11 +135,22 @@ def augment(face: NDArray[np.uint8], size: int, rng: np.random.Generator, other:
         (the errors of a five-point detector), mirrored in half of the cases.
     """
     picture = _jitter(face, size, rng)
+    return recolour(hide(picture, other, rng), rng)
+
+
+def hide(picture: Picture, other: NDArray[np.uint8], rng: np.random.Generator) -> Picture:
+    """The picture, with something in front of the face in one of four cases: a hand, a shape, lettering, glasses.
+
+    Args:
+        picture: (S, S, 3) RGB in [0, 1].
+        other: (S', S', 3) uint8 RGB, another face, of which patches hide parts of the first.
+        rng: source of randomness.
+    """
     if rng.random() < 0.15:
-        picture = _occlude(picture, _jitter(other, size, rng), rng)
+        picture = _occlude(picture, _jitter(other, picture.shape[0], rng), rng)
     if rng.random() < 0.10:
         picture = _glasses(picture, rng)
-    return _recolour(picture, rng)
+    return picture
 
 
 def _jitter(face: NDArray[np.uint8], size: int, rng: np.random.Generator) -> Picture:
@@ -154,7 +168,8 @@ def _jitter(face: NDArray[np.uint8], size: int, rng: np.random.Generator) -> Pic
     return moved.astype(np.float32) / np.float32(255.0)
 
 
-def _recolour(picture: Picture, rng: np.random.Generator) -> Picture:
+def recolour(picture: Picture, rng: np.random.Generator) -> Picture:
+    """Another gamma, white balance, exposure or saturation; one in twelve is grey."""
     if rng.random() < 0.5:
         picture = picture ** np.float32(math.exp(rng.uniform(-0.4, 0.4)))
     if rng.random() < 0.5:
@@ -266,10 +281,11 @@ class FacePairs(Dataset[tuple[Tensor, Tensor]]):
         else:
             recipe = draw_recipe(rng, LEVELS[mix.names[draw]], crop=self.crop)
             views = [apply_recipe(clean, recipe, rng) for _ in range(self.views)]
-        return torch.stack([_bytes(v) for v in views]), _bytes(clean)
+        return torch.stack([to_bytes(v) for v in views]), to_bytes(clean)
 
 
-def _bytes(picture: Picture) -> Tensor:
+def to_bytes(picture: Picture) -> Tensor:
+    """(3, H, W) uint8 of an (H, W, 3) picture in [0, 1]."""
     return torch.from_numpy(np.rint(picture.transpose(2, 0, 1) * 255.0).astype(np.uint8))
 
 

@@ -27,13 +27,13 @@ from numpy.typing import NDArray
 
 from vidrestore.errors import ConfigError
 
-__all__ = ["FACE_SIZE", "FaceGenerator", "find_generator", "make_faces"]
+__all__ = ["FACE_SIZE", "MEAN_COUNT", "MEAN_SEED", "FaceGenerator", "find_generator", "latent_of", "make_faces"]
 
 FACE_SIZE = 512
 """Side of a face in pixels; the generator makes 1024, whose finest octave holds little."""
 
-_MEAN_SEED = 1_000_000  # far away from any seed of a face
-_MEAN_COUNT = 2000  # the mean's error is then 2 % of the spread of w
+MEAN_SEED = 1_000_000  # far away from any seed of a face
+MEAN_COUNT = 2000  # the mean's error is then 2 % of the spread of w
 _PSI = (0.6, 0.95)  # truncation: below faces look alike, above they break
 _QUALITY = 97
 
@@ -76,9 +76,9 @@ class FaceGenerator:
             psi: share of the way from the mean to the seed's own w; None draws it from the seed, as for training.
         """
         if self._mean is None:
-            draws = [self._mapping(_latent(_MEAN_SEED + i)[0]) for i in range(_MEAN_COUNT)]
+            draws = [self._mapping(latent_of(MEAN_SEED + i)[0]) for i in range(MEAN_COUNT)]
             self._mean = np.asarray(np.mean(draws, 0))
-        z, own_psi = _latent(seed)
+        z, own_psi = latent_of(seed)
         share = own_psi if psi is None else psi
         return np.asarray(self._mean + share * (self._mapping(z) - self._mean), dtype=np.float32)
 
@@ -111,8 +111,8 @@ def make_faces(
         ConfigError: ``random-face`` or ``openvino`` is not installed.
         ValueError: start or count is negative, or a seed is beyond those of the mean.
     """
-    if start < 0 or count < 0 or start + count > _MEAN_SEED:
-        raise ValueError(f"faces have numbers from 0 to {_MEAN_SEED - 1}, got {start} and {count} more")
+    if start < 0 or count < 0 or start + count > MEAN_SEED:
+        raise ValueError(f"faces have numbers from 0 to {MEAN_SEED - 1}, got {start} and {count} more")
     target = Path(folder)
     target.mkdir(parents=True, exist_ok=True)
     cores = threads or os.cpu_count() or 1
@@ -135,7 +135,8 @@ def _path(folder: Path, number: int) -> Path:
     return folder / f"{number:05d}.jpg"
 
 
-def _latent(seed: int) -> tuple[NDArray[np.float32], float]:
+def latent_of(seed: int) -> tuple[NDArray[np.float32], float]:
+    """z (1, 512) of a face and how far it is drawn towards the mean, both from its number."""
     rng = np.random.RandomState(seed)  # the legacy generator, whose stream never changes
     return rng.randn(1, 512).astype(np.float32), float(rng.uniform(*_PSI))
 

@@ -39,4 +39,5 @@ def adaptive_weight(reconstruction: Tensor, adversarial: Tensor, layer: Tensor, 
     """
     pull = torch.autograd.grad(reconstruction, layer, retain_graph=True)[0].norm()
     push = torch.autograd.grad(adversarial, layer, retain_graph=True)[0].norm()
-    return (pull / (push + 1e-4)).clamp(0.0, ceiling).detach()
+    weight: Tensor = (pull / (push + 1e-4)).clamp(0.0, ceiling).detach()
+    return weight

@@ -117,7 +117,7 @@ def degrade_blind(picture: Picture, level: BlindLevel, rng: np.random.Generator)
     small = cv2.resize(blurred, (small_side, small_side), interpolation=cv2.INTER_LINEAR)
     small = small + rng.standard_normal(small.shape, np.float32) * np.float32(rng.uniform(*level.noise) / 255.0)
     small = compress_jpeg(np.clip(small, 0.0, 1.0), int(rng.uniform(*level.quality)))
-    return _rounded(cv2.resize(small, (side, side), interpolation=cv2.INTER_LINEAR))
+    return _rounded(np.asarray(cv2.resize(small, (side, side), interpolation=cv2.INTER_LINEAR), dtype=np.float32))
 
 
 def blur_kernel(level: BlindLevel, rng: np.random.Generator) -> NDArray[np.float32]:
@@ -158,7 +158,7 @@ def _jitter(picture: Picture, change: int, faults: ColourFaults, rng: np.random.
     else:
         hsv = cv2.cvtColor(picture, cv2.COLOR_RGB2HSV)  # hue in degrees
         hsv[..., 0] = (hsv[..., 0] + np.float32(360.0 * rng.uniform(*faults.hue))) % 360.0
-        changed = cv2.cvtColor(hsv, cv2.COLOR_HSV2RGB)
+        changed = np.asarray(cv2.cvtColor(hsv, cv2.COLOR_HSV2RGB), dtype=np.float32)
     return np.asarray(np.clip(changed, 0.0, 1.0), dtype=np.float32)
 
 

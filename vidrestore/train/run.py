@@ -41,6 +41,7 @@ __all__ = [
     "Training",
     "cosine_rate",
     "descend",
+    "fill_options",
     "follow",
     "load_options",
     "rng_at",
@@ -352,7 +353,16 @@ def load_options(path: str | os.PathLike[str], kind: type[Options], overrides: S
         raise ConfigError(f"{path}: not a readable TOML file ({error})") from error
     for override in overrides:
         _override(raw, override)
-    return typing.cast(Options, _fill(path, "", kind, raw))
+    return fill_options(path, kind, raw)
+
+
+def fill_options(source: str | os.PathLike[str], kind: type[Options], raw: Mapping[str, Any]) -> Options:
+    """The same of a table that was read already.
+
+    Raises:
+        ConfigError: a key or value is wrong; ``source`` is named.
+    """
+    return typing.cast(Options, _fill(source, "", kind, raw))
 
 
 def shipped_config(name: str) -> Path:

@@ -1,0 +1,363 @@
+"""Samples for all that learns with the 3D model: a degraded crop, the clean one, and the teacher's points in it.
+
+The teacher looks at the clean face once; its points follow every move of the picture. Faces are turned to profiles and
+their eyes are closed by warping the picture over the teacher's own mesh, since generated people look into the camera
+with open eyes and real ones do not.
+"""
+
+from __future__ import annotations
+
+import math
+import os
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import cv2
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch import Tensor
+from torch.utils.data import Dataset
+
+from vidrestore.errors import ConfigError
+from vidrestore.kernels.rasterize import draw
+from vidrestore.train.data import FaceCache, hide, recolour, stream, to_bytes
+from vidrestore.train.degrade import LEVELS, Picture, apply_recipe, draw_recipe
+from vidrestore.train.facemesh import FaceMesh
+from vidrestore.train.run import Clock, rng_at
+from vidrestore.train.vr468 import LIDS, Mesh
+
+__all__ = [
+    "MeshPairs",
+    "PointCache",
+    "SampleSource",
+    "StoredSamples",
+    "close_eyes",
+    "mirrored",
+    "turn_head",
+    "warp_mesh",
+]
+
+Array = NDArray[np.float64]
+
+_TRUSTED = 22.0  # score of the teacher; below it one face in a hundred
+
+
+@dataclass(frozen=True, slots=True)
+class PointCache:
+    """The teacher's points of a folder of pictures."""
+
+    points: NDArray[np.float32]
+    """(F, 468, 3): x, y in shares of the picture's side from its corner, z on the same scale, smaller is nearer."""
+    trusted: NDArray[np.bool_]
+    """(F,) False where the teacher is not sure."""
+
+    @classmethod
+    def of(cls, paths: Sequence[Path], file: str | os.PathLike[str]) -> PointCache:
+        """Reads them from a ``.npz``, or looks at every picture (about 20 ms each) and writes it.
+
+        Args:
+            paths: square pictures of aligned faces.
+            file: made anew where its list of names is another one.
+
+        Raises:
+            ConfigError: a picture cannot be read, or the teacher is not installed.
+        """
+        target = Path(file)
+        names = [path.name for path in paths]
+        if target.is_file():
+            with np.load(target) as stored:
+                if list(stored["names"]) == names:
+                    return cls(stored["points"], stored["scores"] > _TRUSTED)
+        teacher = FaceMesh()
+        found = [teacher.find(_read(path)) for path in paths]
+        sides = [_read(path).shape[0] for path in paths[:1]] * len(paths)
+        points = np.stack([_shares(p, side) for (p, _), side in zip(found, sides, strict=True)]).astype(np.float32)
+        scores = np.array([score for _, score in found], dtype=np.float32)
+        target.parent.mkdir(parents=True, exist_ok=True)
+        np.savez(target, points=points, scores=scores, names=np.array(names))
+        return cls(points, scores > _TRUSTED)
+
+
+def _read(path: Path) -> NDArray[np.uint8]:
+    picture = cv2.imread(str(path), cv2.IMREAD_COLOR)
+    if picture is None:
+        raise ConfigError(f"{path}: expected a picture of an aligned face")
+    return np.ascontiguousarray(cv2.resize(picture, (512, 512), interpolation=cv2.INTER_AREA)[..., ::-1])
+
+
+def _shares(points: Array, side: int) -> Array:
+    return np.asarray((points + np.array([0.5, 0.5, 0.0])) / side)
+
+
+def warp_mesh(
+    picture: NDArray[np.uint8], before: Array, after: Array, triangles: NDArray[np.int64]
+) -> NDArray[np.uint8]:
+    """Moves the surface of a face, hidden parts behind the seen ones; what is around the face stays.
+
+    Args:
+        picture: (S, S, 3) uint8.
+        before: (468, 3) points in pixels, z smaller is nearer.
+        after: (468, 3) where they go.
+        triangles: (T, 3).
+    """
+    size = picture.shape[0]
+    sources, seen = draw(
+        after[None, :, :2], after[None, :, 2] + 10.0 * size, triangles, before[None, :, :2].astype(np.float32), size
+    )
+    soft = cv2.GaussianBlur(cv2.erode((seen[0] >= 0).astype(np.float32), np.ones((3, 3))), (0, 0), size / 160.0)
+    inside = cv2.erode((seen[0] >= 0).astype(np.uint8), np.ones((3, 3)))
+    soft = np.minimum(soft, cv2.GaussianBlur(inside.astype(np.float32), (0, 0), 1.0))[..., None]
+    moved = cv2.remap(picture, sources[0, 0], sources[0, 1], cv2.INTER_LINEAR, borderMode=cv2.BORDER_REPLICATE)
+    return np.asarray(np.rint(picture * (1 - soft) + moved * soft), dtype=np.uint8)
+
+
+def turn_head(points: Array, yaw: float, pitch: float) -> Array:
+    """(468, 3) points turned about the middle of the head, which lies behind the face.
+
+    Args:
+        points: x right, y down, z away.
+        yaw: radians, > 0 turns the nose to the right of the picture.
+        pitch: radians, > 0 lowers the nose.
+    """
+    width = float(np.ptp(points[:, 0]))
+    centre = points.mean(0) + np.array([0.0, 0.0, 0.25 * width])
+    cy, sy, cp, sp = math.cos(yaw), math.sin(yaw), math.cos(pitch), math.sin(pitch)
+    about_y = np.array([[cy, 0.0, -sy], [0.0, 1.0, 0.0], [sy, 0.0, cy]])
+    about_x = np.array([[1.0, 0.0, 0.0], [0.0, cp, -sp], [0.0, sp, cp]])
+    return np.asarray((points - centre) @ (about_x @ about_y).T + centre)
+
+
+def close_eyes(points: Array, shares: tuple[float, float]) -> Array:
+    """(468, 3) points with the lids moved together.
+
+    Args:
+        points: of the teacher.
+        shares: of the way to closed, for the eye on the picture's left and the one on its right.
+    """
+    result = points.copy()
+    for share, (upper, lower, crease) in zip(shares, LIDS, strict=True):
+        for u, low, c in zip(upper, lower, crease, strict=True):
+            move = 0.95 * share * (points[low] - points[u])
+            result[u] += move
+            result[c] += 0.4 * move
+    return result
+
+
+class MeshPairs(Dataset[dict[str, Tensor]]):
+    """Samples made on the fly; number i depends on (seed, i) alone.
+
+    A sample holds ``degraded`` and ``clean``, (3, S, S) uint8 RGB; ``points``, (468, 3) float32 in pixels of the crop,
+    z on their scale and smaller when nearer; ``face``, the number in the cache; and ``level``: 0 light, 1 medium,
+    2 heavy, 3 not degraded. What hides a part of the face is in both pictures.
+
+    Args:
+        cache: faces.
+        points: of the same faces.
+        mesh: topology.
+        size: S, side of the crops in pixels.
+        seed: of the whole stream.
+        wide: share of the samples whose crop is off by as much as a tracker can be after a fast move.
+        turned: share whose head is turned further.
+        blinking: share whose eyes are closed in part.
+    """
+
+    def __init__(
+        self,
+        cache: FaceCache,
+        points: PointCache,
+        mesh: Mesh,
+        *,
+        size: int,
+        seed: int,
+        wide: float = 0.4,
+        turned: float = 0.25,
+        blinking: float = 0.2,
+    ) -> None:
+        self.cache, self.points, self.mesh, self.size, self.seed = cache, points, mesh, size, seed
+        self.wide, self.turned, self.blinking = wide, turned, blinking
+        self._usable = np.flatnonzero(points.trusted)
+        if len(points.points) != len(cache):
+            raise ConfigError(f"{len(cache)} faces and points of {len(points.points)}")
+
+    def __getitem__(self, index: int) -> dict[str, Tensor]:
+        epoch, place = divmod(index, len(self._usable))
+        order = np.random.default_rng([self.seed, 1, epoch]).permutation(len(self._usable))
+        rng = np.random.default_rng([self.seed, 2, index])
+        number = int(self._usable[order[place]])
+        face, side = self.cache.pictures[number], self.cache.pictures.shape[1]
+        points = self.points.points[number].astype(np.float64) * side - [0.5, 0.5, 0.0]
+        face, points = self._reshape(np.asarray(face), points, rng)
+        clean, points = _move(face, points, self.mesh, self.size, rng, wide=rng.random() < self.wide)
+        other = np.asarray(self.cache.pictures[int(rng.integers(len(self.cache)))])
+        clean = recolour(hide(clean, other, rng), rng)
+        level = int(rng.choice(4, p=[0.25, 0.35, 0.35, 0.05]))
+        degraded = clean
+        if level < 3:
+            recipe = draw_recipe(rng, LEVELS[("light", "medium", "heavy")[level]], crop=self.size)
+            degraded = apply_recipe(clean, recipe, rng)
+        return {
+            "degraded": to_bytes(degraded),
+            "clean": to_bytes(clean),
+            "points": torch.from_numpy(points.astype(np.float32)),
+            "face": torch.tensor(number),
+            "level": torch.tensor(level),
+        }
+
+    def _reshape(
+        self, face: NDArray[np.uint8], points: Array, rng: np.random.Generator
+    ) -> tuple[NDArray[np.uint8], Array]:
+        after = points
+        if rng.random() < self.blinking:
+            both = rng.uniform(0.2, 1.0)
+            after = close_eyes(after, (both, both) if rng.random() < 0.8 else (both, 0.0))
+        if rng.random() < self.turned:
+            after = turn_head(after, rng.uniform(-0.6, 0.6), rng.uniform(-0.25, 0.25))
+        return (face, points) if after is points else (warp_mesh(face, points, after, self.mesh.triangles), after)
+
+
+class StoredSamples:
+    """Samples on disk as memory maps: a CPU makes one in 40 to 60 ms, more than a small network needs to learn from it.
+
+    Args:
+        folder: made if missing; holds ``degraded.npy``, ``clean.npy``, ``points.npy`` and ``labels.npy``.
+        count: of samples.
+        size: S, side of the crops in pixels.
+
+    Raises:
+        ConfigError: the folder holds samples of another size or number.
+    """
+
+    def __init__(self, folder: str | os.PathLike[str], count: int, size: int) -> None:
+        self.folder = Path(folder)
+        self.folder.mkdir(parents=True, exist_ok=True)
+        self.degraded = self._open("degraded", (count, 3, size, size), np.uint8)
+        self.clean = self._open("clean", (count, 3, size, size), np.uint8)
+        self.points = self._open("points", (count, 468, 3), np.float32)
+        self.labels = self._open("labels", (count, 3), np.int32)
+        """(count, 3): the face's number, the level, and 1 where the sample is there."""
+
+    def _open(self, name: str, shape: tuple[int, ...], dtype: type[np.generic]) -> NDArray[Any]:
+        path = self.folder / f"{name}.npy"
+        if not path.is_file():
+            return np.lib.format.open_memmap(path, mode="w+", dtype=dtype, shape=shape)
+        stored: NDArray[Any] = np.load(path, mmap_mode="r+")
+        if stored.shape != shape or stored.dtype != dtype:
+            raise ConfigError(f"{path}: holds {stored.dtype} {stored.shape}, {np.dtype(dtype)} {shape} is wanted")
+        return stored
+
+    def __len__(self) -> int:
+        return len(self.labels)
+
+    def fill(self, samples: MeshPairs, *, start: int = 0, step: int = 1) -> Iterator[int]:
+        """Makes those that are missing among ``start``, ``start + step``, ...; yields the number of each one made."""
+        for index in range(start, len(self), step):
+            if not self.labels[index, 2]:
+                sample = samples[index]
+                self.degraded[index], self.clean[index] = sample["degraded"].numpy(), sample["clean"].numpy()
+                self.points[index] = sample["points"].numpy()
+                self.labels[index] = int(sample["face"]), int(sample["level"]), 1
+                yield index
+
+    @property
+    def ready(self) -> NDArray[np.int64]:
+        """The numbers of the samples that are there."""
+        return np.flatnonzero(self.labels[:, 2])
+
+
+class SampleSource:
+    """Batches of samples, finished ones or made on the fly; what a step gets depends on the seed and the step alone.
+
+    Args:
+        faces: the training pictures.
+        points: of the teacher, of the same pictures.
+        mesh: topology.
+        cache: file of the resized faces.
+        cache_size: their side in pixels.
+        size: S, side of the crops in pixels.
+        seed: of the stream.
+        stored: folder of finished samples; None makes them on the fly.
+        num_stored: how many finished samples there shall be; those that are missing are made now.
+        workers: processes that make samples on the fly.
+    """
+
+    def __init__(
+        self,
+        faces: Sequence[Path],
+        points: PointCache,
+        mesh: Mesh,
+        *,
+        cache: str | os.PathLike[str],
+        cache_size: int,
+        size: int,
+        seed: int,
+        stored: str | None = None,
+        num_stored: int = 0,
+        workers: int = 0,
+    ) -> None:
+        self.mesh, self._seed, self._workers = mesh, seed, workers
+        self.samples = MeshPairs(FaceCache(faces, cache_size, cache), points, mesh, size=size, seed=seed)
+        self.stored = StoredSamples(stored, num_stored, size) if stored is not None else None
+        if self.stored is not None:
+            for _ in self.stored.fill(self.samples):
+                pass
+        self._stream: Iterator[dict[str, Tensor]] | None = None
+
+    def batch(self, clock: Clock, size: int) -> dict[str, Tensor]:
+        """The next samples.
+
+        ``degraded`` and ``clean`` are (B, 3, S, S) float32 in [-1, 1]; ``points`` are (B, 468, 3); ``face`` and
+        ``level`` are (B,) int64.
+
+        Args:
+            clock: of the run.
+            size: B; of samples on the fly the same all over a run.
+        """
+        if self.stored is None:
+            if self._stream is None:
+                self._stream = stream(self.samples, batch=size, start=clock.samples, workers=self._workers)
+            raw = next(self._stream)
+        else:
+            rng = rng_at(self._seed, 5, clock.step)
+            chosen = np.sort(rng.choice(self.stored.ready, size))
+            raw = {
+                "degraded": torch.from_numpy(self.stored.degraded[chosen]),
+                "clean": torch.from_numpy(self.stored.clean[chosen]),
+                "points": torch.from_numpy(self.stored.points[chosen]),
+                "face": torch.from_numpy(self.stored.labels[chosen, 0].astype(np.int64)),
+                "level": torch.from_numpy(self.stored.labels[chosen, 1].astype(np.int64)),
+            }
+            if rng.random() < 0.5:
+                raw = mirrored(raw, self.mesh.mirror)
+        return raw | {name: raw[name].float() * (2.0 / 255.0) - 1.0 for name in ("degraded", "clean")}
+
+
+def mirrored(batch: dict[str, Tensor], mirror: NDArray[np.int64]) -> dict[str, Tensor]:
+    """A batch of samples as a mirror shows it."""
+    points = batch["points"][:, torch.from_numpy(mirror)].clone()
+    points[..., 0] = batch["clean"].shape[-1] - 1 - points[..., 0]
+    return batch | {"degraded": batch["degraded"].flip(-1), "clean": batch["clean"].flip(-1), "points": points}
+
+
+def _move(
+    face: NDArray[np.uint8], points: Array, mesh: Mesh, size: int, rng: np.random.Generator, *, wide: bool
+) -> tuple[Picture, Array]:
+    """Turned, scaled, shifted, in half of the cases mirrored: picture in [0, 1] and points in its pixels."""
+    side = face.shape[0]
+    most_angle, most_scale, most_shift = (0.35, 0.25, 0.12) if wide else (0.1, 0.12, 0.05)
+    angle, scale = rng.uniform(-most_angle, most_angle), math.exp(rng.uniform(-most_scale, most_scale))
+    shift = rng.uniform(-most_shift, most_shift, 2) * size
+    k = size / side * scale
+    turn = k * np.array([[math.cos(angle), -math.sin(angle)], [math.sin(angle), math.cos(angle)]])
+    if rng.random() < 0.5:
+        turn = turn @ np.diag([-1.0, 1.0])
+    offset = (size - 1) / 2 + shift - turn @ np.full(2, (side - 1) / 2)
+    flags = cv2.INTER_AREA if k < 0.7 else cv2.INTER_LINEAR
+    matrix = np.column_stack([turn, offset])
+    moved = cv2.warpAffine(face, matrix, (size, size), flags=flags, borderMode=cv2.BORDER_REFLECT_101)
+    places = np.column_stack([points[:, :2] @ turn.T + offset, points[:, 2] * k])
+    if turn[0, 0] * turn[1, 1] - turn[0, 1] * turn[1, 0] < 0:
+        places = places[mesh.mirror]
+    return moved.astype(np.float32) / np.float32(255.0), places

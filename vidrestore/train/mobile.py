@@ -1,0 +1,394 @@
+"""Training of ``mobile``: encoder, fusion and joins on top of a trained trunk and the published generator.
+
+The generator stays as it is until a phase says otherwise: what it knows of faces comes from far more pictures than a
+run here sees. In ``style`` phases only the encoder and the latent learn, from the styles that the generated faces were
+made of, which needs neither generator nor trunk and is therefore cheap.
+
+Losses: those of ``compact`` (absolute error, Laplacian pyramid, ST-LPIPS, steadiness between two frames of one shot);
+*style*: distance of the latent from the style that made the face, in shares of the styles' spread; *adversarial*: hinge
+loss of a patch discriminator with R1 (weights 0: off). The fidelity weight w is drawn anew for each face; where it is
+1 the prior is switched off, so the trunk goes on learning to do without.
+"""
+
+from __future__ import annotations
+
+import copy
+import itertools
+import os
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+
+import numpy as np
+import torch
+from torch import Tensor, nn
+from torch.nn import functional
+
+from vidrestore.errors import ConfigError
+from vidrestore.evaluate.perceptual import ShiftTolerantLpips
+from vidrestore.morphable.prior import ShapePrior
+from vidrestore.restoration.compact import load_compact
+from vidrestore.restoration.mobile import PRIOR_SIZE, MobileDims, MobileNet, load_mobile, save_mobile
+from vidrestore.train.data import HeldOut, list_images, split_held_out
+from vidrestore.train.faces import MEAN_COUNT, MEAN_SEED, latent_of
+from vidrestore.train.gan import hinge_critic, hinge_fooling
+from vidrestore.train.generator import load_generator, load_mapping
+from vidrestore.train.losses import absolute_error, laplacian_error, perceptual_error, sample_weights
+from vidrestore.train.meshes import PointCache, SampleSource
+from vidrestore.train.run import (
+    Clock,
+    Heard,
+    RunOptions,
+    RunReport,
+    Stateful,
+    cosine_rate,
+    descend,
+    follow,
+    load_options,
+    rng_at,
+    run,
+    warmed_up,
+    young,
+)
+from vidrestore.train.vr468 import mesh_of
+
+__all__ = ["MobileConfig", "Phase", "load_config", "mean_style", "styles_of", "train"]
+
+
+@dataclass(frozen=True, slots=True)
+class DataOptions:
+    """Where faces come from."""
+
+    faces: str = "data/faces"
+    """Folder of square pictures of aligned faces."""
+    cache: str = "data/faces_320.npy"
+    """File of the resized faces; made when missing or out of date."""
+    cache_size: int = 320
+    """Side of the cached faces in pixels."""
+    points: str = "data/points.npz"
+    """File of the teacher's points; made when missing or out of date."""
+    samples: str | None = None
+    """Folder of finished samples, made once; None makes them on the fly."""
+    num_samples: int = 7000
+    """How many finished samples there shall be."""
+    size: int = 256
+    """Side of a sample's crop in pixels: 256 or 512."""
+    held_out: int = 128
+    """The first so many faces are for validation and never trained on."""
+    generated: bool = True
+    """The faces were made by ``vidrestore train faces``, so their styles are known from their numbers."""
+    workers: int = 2
+    """Processes that make samples."""
+
+
+@dataclass(frozen=True, slots=True)
+class OptimiserOptions:
+    """AdamW with a warm-up and a cosine down to ``final_rate``."""
+
+    learning_rate: float = 1e-3
+    final_rate: float = 1e-5
+    trunk: float = 0.3
+    """Share of the rate for the trunk, which is trained already, and for the generator where it learns."""
+    warmup_steps: int = 50
+    weight_decay: float = 1e-4
+    clip: float = 0.5
+    ema: float = 0.998
+
+
+@dataclass(frozen=True, slots=True)
+class Phase:
+    """What is learned in a part of the run."""
+
+    until: float = 1.0
+    """The phase ends at this share of the run, in (0, 1]."""
+    batch: int = 8
+    only_style: bool = False
+    """Only the encoder and the latent learn, and only from ``style``."""
+    learns_generator: bool = False
+    """The generator's own parameters learn too."""
+    style: float = 0.02
+    l1: float = 1.0
+    laplacian: float = 1.0
+    softness: float = 0.05
+    """Difference, in units of [-1, 1], below which these two count squares."""
+    perceptual: float = 0.0
+    """Weight of ST-LPIPS (AlexNet) over a window of ``window`` pixels."""
+    window: int = 128
+    adversarial: float = 0.0
+    r1: float = 1.0
+    """Weight of the critic's squared gradient on clean faces."""
+
+
+@dataclass(frozen=True, slots=True)
+class MobileConfig:
+    """All of a run."""
+
+    data: DataOptions = field(default_factory=DataOptions)
+    network: MobileDims = field(default_factory=MobileDims)
+    optimiser: OptimiserOptions = field(default_factory=OptimiserOptions)
+    run: RunOptions = field(default_factory=RunOptions)
+    phase: tuple[Phase, ...] = (Phase(until=0.2, batch=32, only_style=True, style=1.0), Phase())
+    start: str = "compact"
+    """What a new run begins with: "compact" takes the shipped trunk and the published generator, "mobile" the shipped
+    network, "nothing" random values."""
+
+    def __post_init__(self) -> None:
+        """Checks what the types cannot."""
+        ends = [p.until for p in self.phase]
+        if not ends or ends != sorted(set(ends)) or ends[0] <= 0.0 or ends[-1] != 1.0:
+            raise ConfigError(f"the phases' until must rise and end at 1.0, got {ends}")
+        if self.start not in ("compact", "mobile", "nothing"):
+            raise ConfigError(f"start must be compact, mobile or nothing, got {self.start!r}")
+        if any(p.only_style for p in self.phase) and not self.data.generated:
+            raise ConfigError("a phase that learns only the style needs generated faces")
+        self.run.check_length()
+
+
+def load_config(path: str | os.PathLike[str], overrides: Sequence[str] = ()) -> MobileConfig:
+    """Reads a TOML file with the tables data, network, optimiser, run and any number of ``[[phase]]``.
+
+    Raises:
+        ConfigError: the file is missing or no TOML, or a key or value is wrong.
+    """
+    return load_options(path, MobileConfig, overrides)
+
+
+def train(
+    config: MobileConfig,
+    folder: str | os.PathLike[str],
+    *,
+    progress: Heard | None = None,
+    stop: Callable[[], bool] | None = None,
+    prior: ShapePrior | None = None,
+) -> RunReport:
+    """Trains ``mobile`` and leaves ``mobile.safetensors``, ``checkpoint.pt`` and ``log.jsonl`` in a folder.
+
+    Args:
+        config: all settings.
+        folder: for the results; one that holds a checkpoint is resumed.
+        progress: called at each line of the log.
+        stop: asked before each step.
+        prior: of the shapes; None is what comes with the package.
+    """
+    training = _MobileTraining(config, prior or ShapePrior(config.run.device))
+    return run(training, config.run, folder, config=config, progress=progress, stop=stop)
+
+
+def mean_style() -> Tensor:
+    """(512,) mean of the published mapping over the seeds that the faces' truncation is drawn towards."""
+    mapping = load_mapping()
+    z = np.concatenate([latent_of(MEAN_SEED + i)[0] for i in range(MEAN_COUNT)])
+    with torch.inference_mode():
+        mean: Tensor = mapping(torch.from_numpy(z)).mean(0)
+    return mean.clone()
+
+
+def styles_of(paths: Sequence[Path], mean: Tensor) -> Tensor:
+    """(F, 512) styles of generated faces, from the numbers that are their names.
+
+    Raises:
+        ConfigError: a name is no number.
+    """
+    if not all(path.stem.isdecimal() for path in paths):
+        raise ConfigError("data.generated is set, but not all pictures have a number for a name")
+    drawn = [latent_of(int(path.stem)) for path in paths]
+    mapping = load_mapping()
+    with torch.inference_mode():
+        w = mapping(torch.from_numpy(np.concatenate([z for z, _ in drawn])))
+        psi = torch.tensor([psi for _, psi in drawn], dtype=torch.float32)[:, None]
+        styles: Tensor = mean + psi * (w - mean)
+    return styles.clone()
+
+
+class _Critic(nn.Module):
+    """Patch discriminator: four strided convolutions, no normalisation, a map of scores."""
+
+    def __init__(self, width: int = 32) -> None:
+        super().__init__()
+        widths = (3, width, 2 * width, 4 * width, 8 * width)
+        layers: list[nn.Module] = []
+        for inputs, outputs in itertools.pairwise(widths):
+            layers += [nn.Conv2d(inputs, outputs, 4, 2, 1), nn.LeakyReLU(0.2)]
+        self.layers = nn.Sequential(*layers, nn.Conv2d(widths[-1], 1, 3, 1, 1))
+
+    def forward(self, pictures: Tensor) -> Tensor:
+        scores: Tensor = self.layers(pictures)
+        return scores
+
+
+class _MobileTraining:
+    """What changes while training, and how."""
+
+    def __init__(self, config: MobileConfig, prior: ShapePrior) -> None:
+        self.config, self.prior = config, prior
+        data, device = config.data, config.run.device
+        paths = list_images(data.faces)
+        training, held_out = split_held_out(paths, data.held_out)
+        self.held_out = HeldOut.make(held_out[: config.run.validation_faces], size=data.size)
+        everything = PointCache.of(paths, data.points)
+        self.source = SampleSource(
+            training,
+            PointCache(everything.points[data.held_out :], everything.trusted[data.held_out :]),
+            mesh_of(prior.model),
+            cache=data.cache,
+            cache_size=data.cache_size,
+            size=data.size,
+            seed=config.run.seed,
+            stored=data.samples,
+            num_stored=data.num_samples,
+            workers=data.workers,
+        )
+        mean = mean_style() if data.generated or config.start == "compact" else torch.zeros(config.network.style)
+        self.styles = styles_of(training, mean).to(device) if data.generated else None
+        if self.styles is not None:
+            self.spread = (self.styles - mean.to(device)).square().mean()
+        with torch.random.fork_rng(devices=[]):
+            torch.manual_seed(config.run.seed)
+            self.network = MobileNet(config.network)
+            self.critic = _Critic()
+        if config.start == "compact":
+            self.network.start_from(load_compact(), load_generator(), mean)
+        elif config.start == "mobile":
+            self.network = load_mobile().requires_grad_(True)
+        self.network.to(device=device, memory_format=torch.channels_last)  # type: ignore[call-overload]
+        self.critic.to(device)
+        self.average = copy.deepcopy(self.network).requires_grad_(False).eval()
+        o = config.optimiser
+        slow = [*self.network.trunk.parameters(), *self._generator_parameters()]
+        known_ids = {id(p) for p in slow}
+        quick = [p for p in self.network.parameters() if id(p) not in known_ids]
+        groups = [{"params": quick, "share": 1.0}, {"params": slow, "share": o.trunk}]
+        self.optimiser = torch.optim.AdamW(groups, lr=o.learning_rate, betas=(0.9, 0.98), weight_decay=o.weight_decay)
+        self.critic_optimiser = torch.optim.Adam(self.critic.parameters(), lr=2e-4, betas=(0.0, 0.99))
+        wants_metric = any(p.perceptual > 0 for p in config.phase)
+        self.metric = ShiftTolerantLpips("alex").to(device) if wants_metric else None
+
+    def _generator_parameters(self) -> list[nn.Parameter]:
+        extra = {id(p) for block in self.network.blocks for p in block.conv1.extra.parameters()}  # type: ignore[union-attr]
+        own = [*self.network.first.parameters(), *self.network.blocks.parameters()]
+        return [p for p in own if id(p) not in extra]
+
+    @property
+    def parts(self) -> dict[str, Stateful]:
+        return {
+            "network": self.network,
+            "average": self.average,
+            "optimiser": self.optimiser,
+            "critic": self.critic,
+            "critic_optimiser": self.critic_optimiser,
+        }
+
+    def step(self, clock: Clock) -> dict[str, float]:
+        o = self.config.optimiser
+        phase = next(p for p in self.config.phase if clock.share < p.until)
+        for parameter in self._generator_parameters():
+            parameter.requires_grad_(phase.learns_generator)
+        rate = warmed_up(cosine_rate(clock.share, o.learning_rate, o.final_rate), clock.step, o.warmup_steps)
+        for group in self.optimiser.param_groups:
+            group["lr"] = rate * group["share"]
+        rng = rng_at(clock.options.seed, 6, clock.step)
+        batch = {k: v.to(self.config.run.device) for k, v in self.source.batch(clock, phase.batch).items()}
+        degraded, clean, faces = batch["degraded"], batch["clean"], batch["face"]
+        coefficients = self.prior.coefficients(degraded).clone()
+        render = self.prior.picture(coefficients, PRIOR_SIZE).clone()
+        if phase.only_style:
+            terms, loss = self._style_terms(phase, degraded, render, coefficients, faces)
+        else:
+            terms, loss = self._terms(phase, clock, degraded, clean, render, coefficients, faces, rng)
+        learning = [p for p in self.network.parameters() if p.requires_grad]
+        length = descend(loss, self.optimiser, learning, clip=o.clip, step=clock.step, what=terms)
+        clock.samples += len(clean)
+        follow(self.average, self.network, young(o.ema, clock.step + 1))
+        return {name: float(value.detach()) for name, value in terms.items()} | {
+            "loss": float(loss.detach()),
+            "gradient": length,
+            "rate": rate,
+        }
+
+    def _style_terms(
+        self, phase: Phase, degraded: Tensor, render: Tensor, coefficients: Tensor, faces: Tensor
+    ) -> tuple[dict[str, Tensor], Tensor]:
+        style = self.network.look(_small(degraded), render, coefficients)[2]
+        terms = {"style": self._style_error(style, faces)}
+        return terms, phase.style * terms["style"]
+
+    def _style_error(self, style: Tensor, faces: Tensor) -> Tensor:
+        assert self.styles is not None
+        return (style - self.styles[faces]).square().mean() / self.spread
+
+    def _terms(
+        self,
+        phase: Phase,
+        clock: Clock,
+        degraded: Tensor,
+        clean: Tensor,
+        render: Tensor,
+        coefficients: Tensor,
+        faces: Tensor,
+        rng: np.random.Generator,
+    ) -> tuple[dict[str, Tensor], Tensor]:
+        """The losses, not yet weighted, and their weighted sum."""
+        draw = rng.random(len(clean))
+        w = torch.from_numpy(np.where(draw < 0.6, 0.0, np.where(draw < 0.8, 1.0, rng.random(len(clean))))).float()
+        restored = self.network(degraded, render, coefficients, w.to(degraded.device))
+        before = absolute_error(degraded, clean, softness=phase.softness)
+        weights = sample_weights(before)
+        terms = {
+            "l1": (weights * absolute_error(restored, clean, softness=phase.softness)).mean(),
+            "laplacian": (weights * laplacian_error(restored, clean, softness=phase.softness)).mean(),
+        }
+        if phase.perceptual > 0.0 and self.metric is not None:
+            y, x = rng.integers(0, restored.shape[-1] - phase.window + 1, 2)
+            distance = perceptual_error(self.metric, restored, clean, corner=(int(y), int(x)), side=phase.window)
+            terms["perceptual"] = (weights * distance).mean()
+        if phase.style > 0.0 and self.styles is not None:
+            terms["style"] = self._style_error(self.network.look(_small(degraded), render, coefficients)[2], faces)
+        if phase.adversarial > 0.0:
+            self._teach_critic(phase, clean, restored.detach())
+            terms["adversarial"] = hinge_fooling(self.critic(restored))
+        loss = sum((getattr(phase, name) * value for name, value in terms.items()), before.new_zeros(()))
+        return terms | {"input_l1": (weights * before).mean().detach()}, loss
+
+    def _teach_critic(self, phase: Phase, clean: Tensor, restored: Tensor) -> None:
+        real = clean.detach().requires_grad_(True)
+        scores = self.critic(real)
+        slope = torch.autograd.grad(scores.sum(), real, create_graph=True)[0].square().sum((1, 2, 3)).mean()
+        loss = hinge_critic(scores, self.critic(restored)) + 0.5 * phase.r1 * slope
+        self.critic_optimiser.zero_grad(set_to_none=True)
+        loss.backward()  # type: ignore[no-untyped-call]
+        self.critic_optimiser.step()
+
+    @torch.inference_mode()
+    def validate(self, clock: Clock) -> dict[str, float]:
+        """Mean PSNR per level: of the input, with all of the prior (w = 0) and with none (w = 1)."""
+        values: dict[str, float] = {}
+        for level, degraded in self.held_out.degraded.items():
+            values[f"psnr_{level}_input"] = _psnr(degraded, self.held_out.clean)
+            values[f"psnr_{level}"] = _psnr(self._restored(degraded, 0.0), self.held_out.clean)
+            values[f"psnr_{level}_w1"] = _psnr(self._restored(degraded, 1.0), self.held_out.clean)
+        return values
+
+    def _restored(self, pictures: Tensor, w: float) -> Tensor:
+        done = []
+        for part in torch.split(pictures, 8):
+            crops = part.to(self.config.run.device)
+            coefficients = self.prior.coefficients(crops)
+            render = self.prior.picture(coefficients, PRIOR_SIZE)
+            weights = torch.full((len(crops),), w, device=crops.device)
+            done.append(self.average(crops, render, coefficients, weights).clamp(-1, 1).cpu())
+        return torch.cat(done)
+
+    def export(self, folder: Path, clock: Clock) -> Path:
+        path = folder / "mobile.safetensors"
+        save_mobile(self.average, path, notes={"step": str(clock.step), "samples": str(clock.samples)})
+        return path
+
+
+def _small(pictures: Tensor) -> Tensor:
+    """(B, 3, 256, 256), as the network's prior sees them."""
+    return functional.avg_pool2d(pictures, pictures.shape[-1] // 256)
+
+
+def _psnr(picture: Tensor, reference: Tensor) -> float:
+    error = ((picture - reference) / 2).square().mean((1, 2, 3)).clamp_min(1e-10)  # at most 100 dB
+    return float((-10 * error.log10()).mean())
