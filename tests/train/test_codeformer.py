@@ -23,6 +23,7 @@ from vidrestore.train.codeformer import (
     CodeUse,
     JointTraining,
     load_config,
+    load_network,
     load_weights,
     make_training,
     psnr,
@@ -290,6 +291,21 @@ def test_the_perceptual_loss_sees_its_window(smoke: Make) -> None:
     if training.images.metric is None:
         pytest.skip("the package stlpips-pytorch is not installed")
     assert training.step(Clock(training.config.run))["perceptual"] > 0.0
+
+
+def test_a_file_says_its_own_layout(smoke: Make, first_stage: Path, second_stage: Path) -> None:
+    autoencoder, network = (
+        load_network(path)
+        for path in (first_stage / "autoencoder.safetensors", second_stage / "codeformer.safetensors")
+    )
+    assert isinstance(autoencoder, VQAutoencoder)
+    assert autoencoder.dims == smoke().network.autoencoder
+    assert isinstance(network, CodeFormer)
+    assert network.dims == smoke().network
+    with pytest.raises(WeightsError, match="expected a VQAutoencoder or a CodeFormer, got 'PatchDiscriminator'"):
+        load_network(first_stage / "discriminator.safetensors")
+    with pytest.raises(WeightsError, match="no safetensors file that says its layout"):
+        load_network(first_stage / "log.jsonl")
 
 
 def test_a_damaged_or_foreign_start_is_an_error(smoke: Make, first_stage: Path, tmp_path: Path) -> None:
