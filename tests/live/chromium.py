@@ -38,7 +38,9 @@ class Page:
             if message.get("id") == number:
                 assert "error" not in message, f"{method}: {message['error']}"
                 return message["result"]
-            if message.get("method") in ("Runtime.exceptionThrown", "Log.entryAdded"):
+            entry = message.get("params", {}).get("entry", {})
+            is_told = message.get("method") == "Runtime.exceptionThrown" or "text" in entry
+            if is_told and entry.get("source") != "rendering":  # advice on speed, for what only the tests do
                 self.console.append(str(message["params"]))
 
     async def evaluate(self, expression: str) -> Any:

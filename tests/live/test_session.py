@@ -21,6 +21,10 @@ from vidrestore.live.session import LiveSession, network_names, preset_text_of
 from vidrestore.live.sinks import ConsumerGoneError
 
 
+class EnoughError(Exception):
+    """Ends a session from within a test."""
+
+
 class Paced(FakeCamera):
     """A made-up camera in real time, 100 frames a second."""
 
@@ -62,9 +66,6 @@ def session_of(
 def running(session: LiveSession) -> tuple[threading.Thread, threading.Event]:
     """The session in a thread, and what ends it."""
     stop = threading.Event()
-
-    class EnoughError(Exception):
-        pass
 
     def check() -> None:
         if stop.is_set():
