@@ -19,13 +19,15 @@ from torch import nn
 from vidrestore.detect.retinaface import MOBILENET, RESNET50, RetinaFace
 from vidrestore.errors import WeightsError
 from vidrestore.morphable.d3dfr import D3dfr
+from vidrestore.morphable.files import read_bfm, save_model
+from vidrestore.morphable.model import MorphableModel
 from vidrestore.restoration.codeformer import COLORIZATION, INPAINTING, RESTORATION, CodeFormer
 from vidrestore.restoration.convert import shut_the_door
 from vidrestore.restoration.parsenet import ParseNet
 from vidrestore.restoration.sgpn import Sgpn
 from vidrestore.restoration.vqgan import PatchDiscriminator, VQAutoencoder, load_published
 
-__all__ = ["LAYOUTS", "child", "layout"]
+__all__ = ["LAYOUTS", "MESHES", "child", "layout"]
 
 LAYOUTS: dict[str, Callable[[], nn.Module]] = {
     "codeformer": lambda: CodeFormer(RESTORATION.dims),
@@ -42,6 +44,9 @@ LAYOUTS: dict[str, Callable[[], nn.Module]] = {
 }
 """{name of the model in ``weights.MODELS``: makes its network}."""
 
+MESHES: dict[str, Callable[[Path], MorphableModel]] = {"bfm2009": read_bfm}
+"""{name of the model in ``weights.MODELS``: reads its file}: morphable models, which are no networks."""
+
 
 def layout(name: str) -> nn.Module:
     """The network that a model's file is for, without values (on the meta device)."""
@@ -55,9 +60,12 @@ def child() -> None:
     A refusal is one JSON object on standard output, {"error": the one line to show}, and status 1.
     """
     source, target, name = sys.argv[-3:]
-    module = layout(name)  # all imports come before the door is shut
+    module = None if name in MESHES else layout(name)  # all imports come before the door is shut
     shut_the_door(Path(target))
     try:
+        if module is None:
+            save_model(MESHES[name](Path(source)), Path(target), {"network": name}, half=False)
+            return
         state = _opened(source)
         load_published(module, state, source=source)
         tensors = {key: value.contiguous() for key, value in module.state_dict().items()}

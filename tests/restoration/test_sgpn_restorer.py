@@ -15,6 +15,7 @@ from vidrestore.errors import ConfigError, WeightsError
 from vidrestore.geometry import apply
 from vidrestore.morphable.coefficients import split
 from vidrestore.morphable.d3dfr import D3dfr, D3dfrDims
+from vidrestore.morphable.files import read_bfm, read_model
 from vidrestore.morphable.synthetic import synthetic_model
 from vidrestore.restoration.align import (
     FFHQ_TEMPLATE_512,
@@ -239,6 +240,21 @@ def test_the_shape_prior_draws_the_face_where_it_is() -> None:
 def test_without_its_files_the_network_says_what_is_missing(tmp_path: Path) -> None:
     with pytest.raises(WeightsError, match=r"the weights of sgpn are not here.*models convert sgpn"):
         load_restorer(RestoreOptions(network="sgpn", device="cpu"), tmp_path)
+
+
+def test_a_basel_face_model_converts(tmp_path: Path) -> None:
+    store, entry = WeightStore(tmp_path / "store"), find_model("bfm2009")
+    source = Path(__file__).parents[1] / "golden" / "bfm_tiny.mat"
+    with pytest.raises(ConfigError, match=r"Basel Face Model 2009 licence.*registers"):
+        convert_weights(source, entry, store, accepts_licence=False)
+    convert_weights(source, entry, store, accepts_licence=True)
+    ours, theirs = read_model(store.path("bfm2009")), read_bfm(source)
+    for name, values in theirs.state_dict().items():
+        torch.testing.assert_close(ours.state_dict()[name], values, msg=name)
+    assert store.verify("bfm2009").source_file == "bfm_tiny.mat"
+    (tmp_path / "no.mat").write_bytes(b"MATLAB?")
+    with pytest.raises(WeightsError, match=r"no\.mat: is no MATLAB file"):
+        convert_weights(tmp_path / "no.mat", entry, store, accepts_licence=True)
 
 
 @pytest.mark.slow

@@ -14,7 +14,7 @@ import torch
 
 from vidrestore import cli
 from vidrestore.config import RestoreOptions
-from vidrestore.conversion import LAYOUTS, layout
+from vidrestore.conversion import LAYOUTS, MESHES, layout
 from vidrestore.errors import ConfigError, WeightsError
 from vidrestore.restoration.codeformer import RESTORATION, CodeFormer
 from vidrestore.restoration.convert import convert_weights
@@ -116,7 +116,8 @@ def test_a_file_that_does_not_fit_is_refused_with_one_line(
 
 
 def test_every_model_has_a_layout_and_every_layout_a_model() -> None:
-    assert LAYOUTS.keys() == MODELS.keys()
+    assert LAYOUTS.keys() | MESHES.keys() == MODELS.keys()
+    assert not LAYOUTS.keys() & MESHES.keys()
     counts = {name: sum(p.numel() for p in layout(name).parameters()) for name in ("codeformer", "retinaface_mobile")}
     assert counts == {"codeformer": 94_112_707, "retinaface_mobile": 426_608}
 

@@ -24,6 +24,7 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
+from vidrestore.errors import WeightsError
 from vidrestore.geometry import apply
 from vidrestore.morphable.coefficients import Coefficients, join, split
 from vidrestore.morphable.d3dfr import D3dfr
@@ -32,7 +33,7 @@ from vidrestore.restoration.align import SGPN_TEMPLATE_512, template
 from vidrestore.restoration.sgpn import Encoded, Sgpn
 from vidrestore.restoration.shape_prior import ShapePrior
 from vidrestore.restoration.vqgan import load_published
-from vidrestore.restoration.weights import WeightStore
+from vidrestore.restoration.weights import WeightStore, find_model, missing
 from vidrestore.types import CropContext, Track
 
 __all__ = ["PriorOptions", "PriorWork", "SgpnRestorer", "load_sgpn"]
@@ -215,7 +216,8 @@ def load_sgpn(store: WeightStore, device: torch.device, precision: torch.dtype, 
         network, regressor = Sgpn(), D3dfr()
     load_published(network, store.load("sgpn"), source="sgpn.safetensors")
     load_published(regressor, store.load("d3dfr"), source="d3dfr.safetensors")
-    store.load("bfm2009")
+    if store.receipt("bfm2009") is None:
+        raise WeightsError(missing(find_model("bfm2009")))
     prior = ShapePrior(regressor, read_model(store.path("bfm2009")))
     return SgpnRestorer(network, prior, device, precision, options)
 

@@ -55,6 +55,7 @@ _CODEFORMER = "https://github.com/sczhou/CodeFormer/releases/download/v0.1.0/"
 _FACEXLIB = "https://github.com/xinntao/facexlib/releases/download/"
 _SGPN = "https://github.com/TencentYoutuResearch/FaceRestoration-sgpn"
 _TENCENT = "SGPN licence (THL A29 Limited, a Tencent company): for academic research only"
+_BASEL = "Basel Face Model 2009 licence (University of Basel): for research only, each user registers with them"
 _MIT = "MIT, as facexlib publishes it; trained by others on WIDER FACE, whose pictures are for research"
 
 
@@ -145,6 +146,18 @@ MODELS = {
             None,
             None,
             "SGPN's regressor: reads a face's shape off a degraded picture",
+            "vidrestore restore --network sgpn",
+            can_be_pulled=False,
+        ),
+        ModelEntry(
+            "bfm2009",
+            "BFM09_model_info.mat",
+            _SGPN,
+            _BASEL,
+            False,
+            None,
+            None,
+            "Basel Face Model 2009 with expressions: the mesh that d3dfr's numbers are about",
             "vidrestore restore --network sgpn",
             can_be_pulled=False,
         ),
