@@ -56,9 +56,10 @@ class DecodeOptions:
 class DetectOptions:
     """Finding faces."""
 
-    detector: Literal["yunet", "retinaface", "retinaface_mobile"] = "yunet"
+    detector: Literal["yunet", "retinaface", "retinaface_mobile", "facexlib"] = "yunet"
     """``yunet`` comes with the package and runs on the CPU; ``retinaface`` (ResNet-50) and ``retinaface_mobile`` find
-    smaller, turned and hidden faces, run where the network runs, and want their weights: ``models pull``."""
+    smaller, turned and hidden faces, run where the network runs, and want their weights: ``models pull``. ``facexlib``
+    is the former as that package runs it, where it is installed."""
     score_threshold: Unit = 0.6
     """Detections below it are dropped. YuNet's own default is 0.9; heavily compressed 50 px faces score 0.8."""
     input_size_px: Annotated[int, Field(ge=128, le=4096)] = 640

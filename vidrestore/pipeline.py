@@ -23,6 +23,7 @@ from vidrestore.config import RestoreConfig
 from vidrestore.decode.grey import clip_is_grey
 from vidrestore.decode.reader import Loss, VideoReader
 from vidrestore.detect.detector import Detector, FaceFinder
+from vidrestore.detect.facexlib import FacexlibFinder
 from vidrestore.detect.retinaface import MOBILENET, RESNET50, RetinaFace, RetinaFaceFinder
 from vidrestore.detect.yunet import YuNet
 from vidrestore.device import choose_device, describe_device
@@ -127,12 +128,15 @@ def load_finder(config: RestoreConfig, weights_folder: Path | None = None) -> Fa
         weights_folder: where converted weights are kept; None is the user's data folder.
 
     Raises:
+        ConfigError: the detector is that of a package that is not installed.
         DeviceError: the device is not there.
         WeightsError: the weight file is missing or damaged.
     """
     name = config.detect.detector
     if name == "yunet":
         return YuNet(config.detect.score_threshold)
+    if name == "facexlib":
+        return FacexlibFinder(WeightStore(weights_folder).load("retinaface"), config.detect.score_threshold)
     device = choose_device(config.restore.device)
     with torch.device("meta"):
         network = RetinaFace(RESNET50 if name == "retinaface" else MOBILENET)

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import importlib.util
 import runpy
-import warnings
 from pathlib import Path
 
 import numpy as np
@@ -13,7 +12,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional
 
-from vidrestore.errors import WeightsError
+from vidrestore.errors import ConfigError, WeightsError
 from vidrestore.restoration.codeformer import (
     COLORIZATION,
     INPAINTING,
@@ -24,6 +23,7 @@ from vidrestore.restoration.codeformer import (
     TransformerLayer,
     match_statistics,
 )
+from vidrestore.restoration.export import export_onnx
 from vidrestore.restoration.seeded import fill_seeded, seeded_state, seeded_values
 from vidrestore.restoration.vqgan import VQAutoencoder, VqganDims, load_published
 
@@ -329,25 +329,21 @@ def test_exports_with_a_free_batch_size() -> None:
 def test_exports_to_onnx(tmp_path: Path) -> None:
     import onnxruntime
 
-    network, images = network_of(EXPORTED), values("x", 2, 3, 8, 8)
+    network = network_of(EXPORTED)
     path = tmp_path / "codeformer.onnx"
-    with warnings.catch_warnings():
-        warnings.simplefilter("ignore")  # the exporter's own, about its libraries
-        torch.onnx.export(
-            network,
-            (images, torch.tensor([0.5, 1.0])),
-            path,
-            dynamo=True,
-            verbose=False,
-            dynamic_shapes={"images": {0: torch.export.Dim("batch")}, "w": {0: torch.export.Dim("batch")}},
-            input_names=["images", "w"],
-        )
+    export_onnx(network, path)
     session = onnxruntime.InferenceSession(str(path), providers=["CPUExecutionProvider"])
     for batch in (2, 3):
         images, w = values("z", batch, 3, 8, 8), torch.linspace(0.0, 1.0, batch)
         (got,) = session.run(None, {"images": images.numpy(), "w": w.numpy()})
         with torch.no_grad():
             np.testing.assert_allclose(got, network(images, w).numpy(), atol=1e-4, rtol=1e-4)
+
+
+def test_export_without_its_packages_says_what_to_install(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(importlib.util, "find_spec", lambda name: None)
+    with pytest.raises(ConfigError, match=r"wants onnx and onnxscript: pip install 'vidrestore\[export\]'"):
+        export_onnx(network_of(EXPORTED), tmp_path / "codeformer.onnx")
 
 
 @pytest.mark.parametrize("shape", [(1, 3, 32, 32), (1, 1, 16, 16), (3, 16, 16)])
