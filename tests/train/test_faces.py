@@ -32,7 +32,7 @@ def test_numbers_out_of_range_are_refused(tmp_path: Path, start: int, count: int
 @needs_generator
 @pytest.mark.filterwarnings("ignore::DeprecationWarning")
 def test_faces_are_made_once_and_look_like_faces(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(faces, "_MEAN_COUNT", 20)  # a rougher mean, to save time
+    monkeypatch.setattr(faces, "MEAN_COUNT", 20)  # a rougher mean, to save time
     heard: list[tuple[int, int]] = []
     assert make_faces(tmp_path, 3, 2, threads=1, progress=lambda done, count: heard.append((done, count))) == 2
     assert heard == [(1, 2), (2, 2)]
@@ -53,7 +53,7 @@ def test_faces_are_made_once_and_look_like_faces(tmp_path: Path, monkeypatch: py
 @needs_generator
 @pytest.mark.filterwarnings("ignore::DeprecationWarning")
 def test_the_same_number_gives_the_same_face(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(faces, "_MEAN_COUNT", 20)
+    monkeypatch.setattr(faces, "MEAN_COUNT", 20)
     for name in ("a", "b"):
         make_faces(tmp_path / name, 7, 1, threads=1)
     first, second = (cv2.imread(str(tmp_path / name / "00007.jpg")).astype(int) for name in ("a", "b"))

@@ -46,6 +46,7 @@ __all__ = [
     "fit",
     "make_vr468",
     "mesh_of",
+    "onto",
     "read_mesh",
     "vertex_colours",
 ]
@@ -173,12 +174,13 @@ def aligned(points: Array, mirror: NDArray[np.int64], *, rounds: int = 4) -> tup
     faces = points * [1.0, -1.0, -1.0]
     mean = faces[0]
     for _ in range(rounds):
-        faces = np.stack([_onto(face, mean) for face in faces])
+        faces = np.stack([onto(face, mean) for face in faces])
         mean = _upright(_symmetric(np.median(faces, 0), mirror))
-    return np.stack([_onto(face, mean) for face in faces]), mean
+    return np.stack([onto(face, mean) for face in faces]), mean
 
 
-def _onto(face: Array, mean: Array) -> Array:
+def onto(face: Array, mean: Array) -> Array:
+    """A face (468, 3) brought onto a mean by the similarity that fits the skull best; y up, z towards the viewer."""
     skull = list(_SKULL)
     a, b = face[skull], mean[skull]
     a0, b0 = a - a.mean(0), b - b.mean(0)
@@ -191,7 +193,7 @@ def _onto(face: Array, mean: Array) -> Array:
 
 def _symmetric(face: Array, mirror: NDArray[np.int64]) -> Array:
     other = face[mirror] * [-1.0, 1.0, 1.0]
-    return np.asarray((face + _onto(other, face)) / 2)
+    return np.asarray((face + onto(other, face)) / 2)
 
 
 def _upright(mean: Array) -> Array:
@@ -307,7 +309,7 @@ def make_vr468(
 
 def _expression_basis(mesh: Mesh, mean: Array, changes: Sequence[tuple[Array, Array]], count: int) -> Array:
     flips = np.array([1.0, -1.0, -1.0])
-    moves = np.stack([_onto(after * flips, mean) - _onto(before * flips, mean) for before, after in changes])
+    moves = np.stack([onto(after * flips, mean) - onto(before * flips, mean) for before, after in changes])
     moves = (moves * _muscles(mean)[None, :, None]).reshape(len(moves), -1)
     blinks = _blinks(mean)
     rest = _mirrored(moves, mesh.mirror)

@@ -1,0 +1,75 @@
+"""The regressor's file and network, and the shape prior of a crop."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+import torch
+
+from vidrestore.errors import WeightsError
+from vidrestore.morphable.files import load_vr468
+from vidrestore.morphable.prior import ShapePrior
+from vidrestore.morphable.regressor import RegressorDims, ShapeRegressor, load_regressor, save_regressor
+
+TINY = RegressorDims(stem=8, widths=(8, 8, 16, 16), depths=(1, 1, 1, 1), places=4)
+
+
+def test_a_saved_network_gives_the_same(tmp_path: Path) -> None:
+    torch.manual_seed(0)
+    network = ShapeRegressor(TINY).eval()
+    network.load_state_dict({k: v.half().to(v.dtype) for k, v in network.state_dict().items()})  # the file is float16
+    save_regressor(network, tmp_path / "r.safetensors", {"step": "3"})
+    crops = torch.rand(2, 3, 128, 128) * 2 - 1
+    with torch.inference_mode():
+        torch.testing.assert_close(load_regressor(tmp_path / "r.safetensors")(crops), network(crops))
+
+
+def test_crops_of_any_size_are_resampled() -> None:
+    network = ShapeRegressor(TINY).eval()
+    flat = torch.full((1, 3, 512, 512), 0.25)
+    with torch.inference_mode():
+        torch.testing.assert_close(network(flat), network(flat[..., :128, :128]))
+        assert network(flat[..., :96, :96]).shape == (1, 257)
+
+
+def test_a_file_of_something_else_is_refused(tmp_path: Path) -> None:
+    with pytest.raises(WeightsError, match=r"none\.safetensors"):
+        load_regressor(tmp_path / "none.safetensors")
+    network = ShapeRegressor(TINY)
+    with torch.no_grad():
+        network.last.bias[3] = float("nan")
+    with pytest.raises(WeightsError, match=r"last\.bias has values that are not finite"):
+        save_regressor(network, tmp_path / "r.safetensors")
+
+
+def test_the_mean_face_lies_where_a_crops_face_is() -> None:
+    network = ShapeRegressor(TINY)
+    torch.nn.init.zeros_(network.last.weight)
+    prior = ShapePrior(regressor=network.eval())
+    coefficients = prior.coefficients(torch.zeros(1, 3, 256, 256))
+    picture = prior.picture(coefficients, 128)
+    assert picture.shape == (1, 4, 128, 128)
+    rows, columns = torch.nonzero(picture[0, 3], as_tuple=True)
+    assert 55 < float(columns.float().mean()) < 73  # in the middle across
+    assert 20 < int(columns.max() - columns.min()) < 100
+    assert float(picture[0, :3, 0, 0].max()) == -1.0  # beside the face
+    assert 40 < float(rows.float().mean()) < 90
+
+
+def test_the_shipped_model_blinks_with_its_first_two_coefficients() -> None:
+    model = load_vr468()
+    expression = torch.zeros(3, 64)
+    expression[1, 0] = expression[2, 1] = 2.0
+    shapes = model.shape(torch.zeros(3, 80), expression)
+    left, right = ((shapes[:, upper] - shapes[:, lower]).norm(dim=-1) for upper, lower in ((159, 145), (386, 374)))
+    assert float(left[1]) < 0.25 * float(left[0])
+    assert float(right[2]) < 0.25 * float(right[0])
+    assert float(right[1]) == pytest.approx(float(right[0]), rel=1e-3)
+
+
+def test_the_shipped_model_is_its_own_mirror_image() -> None:
+    model = load_vr468()
+    assert model.mirror is not None
+    flipped = model.mean_shape[model.mirror] * torch.tensor([-1.0, 1.0, 1.0])
+    assert float((flipped - model.mean_shape).abs().max()) < 2e-3
