@@ -157,9 +157,15 @@ class CudaLanes:
         values = [np.uint64(_address(a)) if a is None or isinstance(a, DeviceArray) else a for a in arguments]
         stream = torch.cuda.current_stream(self.device).cuda_stream
         if stream not in self._outside:
-            self._outside[stream] = self._cupy.cuda.ExternalStream(stream, self.device.index)
+            self._outside[stream] = self._as_cupy_stream(stream)
         with self._cupy.cuda.Device(self.device.index), self._outside[stream]:
             self._kernel(source, kernel)(grid, BLOCK, tuple(values))
+
+    def _as_cupy_stream(self, address: int) -> Any:
+        from_external = getattr(self._cupy.cuda.Stream, "from_external", None)
+        if from_external is None:  # before CuPy 14
+            return self._cupy.cuda.ExternalStream(address, self.device.index)
+        return from_external(_StreamAddress(address))
 
     def _kernel(self, source: str, kernel: str) -> Any:
         if (source, kernel) not in self._kernels:
@@ -167,6 +173,16 @@ class CudaLanes:
                 self._modules[source] = self._cupy.RawModule(code=cuda_source(source), options=("--std=c++17",))
             self._kernels[source, kernel] = self._modules[source].get_function(kernel)
         return self._kernels[source, kernel]
+
+
+class _StreamAddress:
+    """A stream by its address, as the CUDA stream protocol has it: (version, address)."""
+
+    def __init__(self, address: int) -> None:
+        self._address = address
+
+    def __cuda_stream__(self) -> tuple[int, int]:
+        return 0, self._address
 
 
 def _address(array: DeviceArray | None) -> int:
