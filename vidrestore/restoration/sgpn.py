@@ -359,10 +359,7 @@ class SgpnDiscriminator(nn.Module):
         self.group = group
         sizes = dims.sizes[::-1]
         layers: list[nn.Module] = [ConvLayer(3, dims.channels(sizes[0]), 1)]
-        layers += [
-            ResidualDown(dims.channels(size), dims.channels(below))
-            for size, below in itertools.pairwise(sizes)
-        ]
+        layers += [ResidualDown(dims.channels(size), dims.channels(below)) for size, below in itertools.pairwise(sizes)]
         self.convs = nn.Sequential(*layers)
         channels = dims.channels(_FIRST_SIZE)
         self.final_conv = ConvLayer(channels + 1, channels, 3)
