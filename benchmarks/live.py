@@ -4,8 +4,9 @@
 
 A camera thread offers the frames of a clip, decoded beforehand, again and again, at twice the rate that the machine
 managed in a first short run. Two runs: dropping alone (``adapts = false``), and with the ladder. For each: the slope of
-latency over time by least squares, its percentiles per stage, frames shown and dropped, and whether a frame ever came
-out of order. A first tenth of each run is left out of the slope: caches and the ladder settle there.
+latency over time by least squares, and that of the part of it that is waiting (what would grow where frames queue; the
+rest is work, which is slower while others use the machine too), percentiles per stage, frames shown and dropped, and
+whether a frame ever came out of order. A first tenth of each run is left out of the slope: caches and the ladder settle there.
 """
 
 from __future__ import annotations
@@ -93,8 +94,8 @@ def again(frames: list[Frame], number: int) -> Frame:
 
 def run(
     engine: Engine, frames: list[Frame], info: StreamInfo, rate: float, seconds: float
-) -> tuple[list[tuple[float, float, int]], int, bool]:
-    """(time in s, latency in ms, rung) of every frame shown, the number of dropped ones, whether order was kept."""
+) -> tuple[list[tuple[float, float, float, int]], int, bool]:
+    """(time in s, latency in ms, of it waiting in ms, rung) of every frame shown, the number of dropped ones, whether order was kept."""
     slot: LatestSlot[Captured] = LatestSlot()
     stop = threading.Event()
     begin = time.monotonic()
@@ -111,38 +112,37 @@ def run(
 
     thread = threading.Thread(target=camera, daemon=True)
     thread.start()
-    done: list[tuple[float, float, int]] = []
+    done: list[tuple[float, float, float, int]] = []
     last = -1
     is_ordered = True
     while time.monotonic() - begin < seconds:
         item = slot.get(0.5)
         if item is None:
             continue
+        waited = time.monotonic() - item.arrived_s
         frame: LiveFrame = engine.process(item)
         is_ordered = is_ordered and frame.sequence > last
         last = frame.sequence
-        done.append((frame.done_s - begin, frame.latency_ms, frame.rung))
+        done.append((frame.done_s - begin, frame.latency_ms, waited * 1e3, frame.rung))
     stop.set()
     thread.join()
     return done, slot.num_dropped, is_ordered
 
 
 def describe(
-    name: str, engine: Engine, done: list[tuple[float, float, int]], dropped: int, is_ordered: bool, rate: float
+    name: str, engine: Engine, done: list[tuple[float, float, float, int]], dropped: int, is_ordered: bool, rate: float
 ) -> dict[str, Any]:
     """The figures of one run."""
     times, latency = np.array([d[0] for d in done]), np.array([d[1] for d in done])
     settled = times > times[-1] / 10
-    slope = np.polyfit(times[settled] / 60, latency[settled], 1)[0]
-    # the error of a slope: residual deviation over the spread of the times
-    residual = latency[settled] - np.polyval(np.polyfit(times[settled], latency[settled], 1), times[settled])
-    error = residual.std() / (np.std(times[settled] / 60) * np.sqrt(settled.sum()))
-    rungs, counts = np.unique([d[2] for d in done], return_counts=True)
+    waiting = np.array([d[2] for d in done])
+    rungs, counts = np.unique([d[3] for d in done], return_counts=True)
     return {
         "name": name,
         "minutes": round(float(times[-1]) / 60, 2),
-        "slope_ms_per_minute": round(float(slope), 3),
-        "slope_standard_error": round(float(error), 3),
+        "slope_of_latency_ms_per_minute": slope(times[settled], latency[settled]),
+        "slope_of_waiting_ms_per_minute": slope(times[settled], waiting[settled]),
+        "waiting_ms": {p: round(float(np.percentile(waiting[settled], p)), 1) for p in (5, 50, 95, 99)},
         "latency_ms": {p: round(float(np.percentile(latency[settled], p)), 1) for p in (5, 50, 95, 99)},
         "shown_per_s": round(len(done) / float(times[-1]), 2),
         "camera_per_s": round(rate, 2),
@@ -154,6 +154,15 @@ def describe(
         },
         "stages_ms": {k: {"p50": round(s.p50, 1), "p95": round(s.p95, 1)} for k, s in engine.meter.spreads().items()},
     }
+
+
+def slope(times_s: Any, values_ms: Any) -> dict[str, float]:
+    """Rise per minute by least squares, and its standard error (of independent residuals)."""
+    minutes = times_s / 60
+    line = np.polyfit(minutes, values_ms, 1)
+    residual = values_ms - np.polyval(line, minutes)
+    error = residual.std() / (minutes.std() * np.sqrt(len(minutes)))
+    return {"value": round(float(line[0]), 2), "standard_error": round(float(error), 2)}
 
 
 if __name__ == "__main__":

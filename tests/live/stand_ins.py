@@ -163,7 +163,7 @@ def drive(engine: Engine, clock: FakeClock, rate: float, seconds: float) -> tupl
     slot: LatestSlot[Captured] = LatestSlot()
     number, done = 0, []
     while True:
-        while number / rate <= clock.now + 1e-9:
+        while number / rate <= min(clock.now, seconds) + 1e-9:
             slot.put(captured(number, number / rate))
             number += 1
         item = slot.get(0)

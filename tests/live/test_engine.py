@@ -2,6 +2,7 @@ from __future__ import annotations
 
 import time
 from dataclasses import replace
+from itertools import islice
 from pathlib import Path
 
 import numpy as np
@@ -29,7 +30,7 @@ from vidrestore.pipeline import restore_frames
 from vidrestore.restoration.restorer import Restorer, load_restorer
 from vidrestore.types import CropContext, Restoration
 
-RATE = 10.0  # few frames make a long time on a made-up clock
+RATE = 5.0  # few frames make a long time on a made-up clock
 
 
 def slope_ms_per_minute(times_s: list[float], latencies_ms: list[float]) -> float:
@@ -39,12 +40,12 @@ def slope_ms_per_minute(times_s: list[float], latencies_ms: list[float]) -> floa
 @pytest.mark.parametrize("load", [1, 2, 4])
 def test_order_drops_and_latency_under_load(load: int) -> None:
     engine, clock, _ = timed_engine(load / RATE)
-    done, num_dropped = drive(engine, clock, RATE, 20.0)
+    done, num_dropped = drive(engine, clock, RATE, 16.0)
     sequence = [frame.sequence for frame in done]
     assert sequence == sorted(set(sequence))
     assert [number_in(frame.frame.planes[0]) for frame in done] == sequence  # the picture that it says it is
-    assert len(done) + num_dropped == pytest.approx(20.0 * RATE, abs=2)
-    assert len(done) == pytest.approx(20.0 * RATE / load, rel=0.05)
+    assert len(done) + num_dropped == pytest.approx(16.0 * RATE, abs=2)
+    assert len(done) == pytest.approx(16.0 * RATE / load, rel=0.08)
     latency = [frame.latency_ms for frame in done]
     # a frame waits for at most one other, and no longer than the camera's interval, since then a newer one is there
     assert max(latency) <= (load + 1) / RATE * 1e3 + 1e-6
@@ -52,26 +53,26 @@ def test_order_drops_and_latency_under_load(load: int) -> None:
 
 
 def test_the_ladder_brings_an_overloaded_machine_under_the_budget_and_the_change_stays_visible() -> None:
-    engine, clock, restorer = timed_engine(0.4, adapts=True)
-    done, _ = drive(engine, clock, RATE, 20.0)
-    late = [frame for frame in done if frame.arrived_s > 10.0]
+    engine, clock, restorer = timed_engine(0.8, adapts=True)
+    done, _ = drive(engine, clock, RATE, 16.0)
+    late = [frame for frame in done if frame.arrived_s > 9.0]
     assert max(frame.latency_ms for frame in late) <= 90.0
     assert engine.ladder.rung.restores == "behind"
     changed = [not np.array_equal(frame.frame.planes[0], frame.source.planes[0]) for frame in late]
     assert all(changed)
-    assert len(late) == pytest.approx(100, abs=3)  # every frame is shown, although the network manages one in four
-    assert restorer.calls < 60
+    assert len(late) == pytest.approx(36, abs=2)  # every frame is shown, although the network manages one in four
+    assert restorer.calls < 30
     spreads = engine.meter.spreads()
     assert {"wait", "detect", "track", "restore", "blend", "latency"} <= set(spreads)
 
 
 def test_the_quality_comes_back_when_the_load_is_gone() -> None:
-    engine, clock, restorer = timed_engine(0.4, adapts=True)
-    drive(engine, clock, RATE, 10.0)
+    engine, clock, restorer = timed_engine(0.8, adapts=True)
+    drive(engine, clock, RATE, 8.0)
     assert engine.ladder.index > 0
     restorer.seconds = 0.001
     slot_start = clock.now
-    for i in range(int(30 * RATE)):
+    for i in range(int(24 * RATE)):
         clock.now = max(clock.now, slot_start + i / RATE)
         engine.process(captured(1000 + i, clock.now))
     assert engine.ladder.index == 0
@@ -174,7 +175,8 @@ def test_the_pixels_are_those_of_the_file_path(face_clip: Path, network: str) ->
     restorer: Restorer = TimedRestorer() if network == "stripes" else load_restorer(config.restore)
     with VideoReader(face_clip, config.decode) as reader:
         info = reader.info
-        frames = [frame for frame, _ in zip(reader.decode(), range(30 if network == "stripes" else 6), strict=False)]
+        first, last = (19, 32) if network == "stripes" else (0, 4)
+        frames = [replace(frame, index=i) for i, frame in enumerate(islice(reader.decode(), first, last))]
     by_file = list(restore_frames(frames, info, config, restorer=restorer))
     clock = FakeClock()
     timed = TimedRestorer(clock)
@@ -186,7 +188,7 @@ def test_the_pixels_are_those_of_the_file_path(face_clip: Path, network: str) ->
         for got, wanted in zip(live.frame.planes, expected.frame.planes, strict=True):
             assert np.array_equal(got, wanted)
         num_changed += live.frame is not live.source
-    assert num_changed >= (20 if network == "stripes" else 4)
+    assert num_changed >= (9 if network == "stripes" else 3)
 
 
 def test_a_result_that_is_not_finite_is_counted_and_the_face_left_as_it_was() -> None:

@@ -19,6 +19,7 @@ __all__ = ["Ladder", "Rung", "rungs_for"]
 
 _WINDOW_S = 1.0  # judged over so much of the past: long enough for a percentile, short enough to be felt
 _MIN_SAMPLES = 5  # a percentile of fewer says nothing
+_FAR, _FAR_SAMPLES = 2.0, 2  # so many frames in a row beyond so many budgets need no percentile: a very slow machine
 _SETTLE_S = 0.4  # after a step: frames that were on their way, a network's first run
 _PERCENTILE = 90
 _ROOM = 0.7  # share of the budget below which there is room for a step up
@@ -65,7 +66,8 @@ def rungs_for(*, has_smaller_network: bool) -> tuple[Rung, ...]:
 class Ladder:
     """Climbs down while frames are older than the budget allows, and up again when there is room.
 
-    Hysteresis: down as soon as the 90th percentile of a second's latencies is above the budget; up only after it was
+    Hysteresis: down as soon as the 90th percentile of a second's latencies is above the budget, or two frames in a row
+    take twice as long; up only after it was
     below 70 % of it for three seconds on end. A step up that had to be taken back within that time was wrong: the next
     try waits twice as long, up to a minute, so that a machine at its limit does not swing to and fro.
 
@@ -116,6 +118,9 @@ class Ladder:
         self._samples.append((now_s, latency_ms))
         while self._samples[0][0] < now_s - _WINDOW_S and len(self._samples) > _MIN_SAMPLES:
             self._samples.popleft()
+        newest = [ms for _, ms in self._samples][-_FAR_SAMPLES:]
+        if len(newest) == _FAR_SAMPLES and min(newest) > _FAR * self.budget_ms:
+            return self._step_down(now_s)
         if len(self._samples) < _MIN_SAMPLES:
             return False
         level = float(np.percentile([ms for _, ms in self._samples], _PERCENTILE))
