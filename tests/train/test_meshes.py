@@ -136,6 +136,7 @@ def test_stored_samples_go_on_where_they_stopped(folder: Path, mesh: Mesh, tmp_p
 
 def test_the_regressor_learns(folder: Path, tmp_path: Path) -> None:
     settings = [f"data.faces={folder}", f"data.cache={tmp_path}/c.npy", f"data.points={folder}/points.npz"]
+    settings += [f"data.samples={tmp_path}/samples", "data.num_samples=8"]  # few, again and again: steps are comparable
     config = regressor.load_config(shipped_config("regressor_smoke"), settings)
     losses: list[float] = []
     report = regressor.train(config, tmp_path / "run", progress=lambda s, p, values: losses.append(values["loss"]))

@@ -60,6 +60,7 @@ RECIPES = {
         "codeformer_stage1_released",
         "Train a stage of CodeFormer, the one that the configuration names (docs/training_codeformer.md).",
     ),
+    "mobile": Recipe("mobile", "mobile", "Train mobile on top of compact, with the 3D model and the face generator."),
     "regressor": Recipe("regressor", "regressor", "Train the regressor of the 3D model's coefficients."),
     "sgpn": Recipe("sgpn", "sgpn", "Train SGPN: its regressor, then all of it (docs/networks.md)."),
 }
