@@ -1,5 +1,8 @@
 """Whole clips through vidrestore and through the reference order, interleaved: ``python benchmarks/end_to_end.py``.
 
+``--network codeformer`` runs the published network with seeded weights (they cost what the published ones cost) over a
+few frames of the example alone, as a CPU takes many seconds for each face.
+
 Clips: the committed example (640 x 360, two faces, then one), and the same enlarged to 1920 x 1080. Both sides read the
 same file, use the same network, weights and detector, and write H.264 with the same settings. Beside the time stand the
 peak resident memory of each side (in a process of its own) and the stages' own account of theirs.
@@ -24,7 +27,11 @@ from common import machine, summary, write_report
 from reference_order import restore_in_reference_order
 
 from vidrestore import load_config, restore
-from vidrestore.restoration.restorer import load_restorer
+from vidrestore.config import RestoreConfig
+from vidrestore.device import choose_device, choose_precision
+from vidrestore.restoration.codeformer import RESTORATION, CodeFormer
+from vidrestore.restoration.restorer import CodeFormerRestorer, Restorer, load_restorer
+from vidrestore.restoration.seeded import fill_seeded
 
 EXAMPLE = Path(__file__).parent.parent / "examples" / "clip.mp4"
 METHOD = "wall time of a whole clip, file to file, sides in turn, each run in a process of its own after one warm-up"
@@ -44,12 +51,22 @@ def enlarge(source: Path, target: Path, height: int, num_frames: int) -> Path:
     return target
 
 
-def run_one(side: str, source: Path, device: str) -> dict[str, Any]:
+def make_restorer(network: str, config: RestoreConfig) -> Restorer:
+    """The network of the configuration, or the published CodeFormer with seeded weights."""
+    if network != "codeformer":
+        return load_restorer(config.restore)
+    device = choose_device(config.restore.device)
+    with torch.device("meta"):
+        made = CodeFormer(RESTORATION.dims)
+    return CodeFormerRestorer(fill_seeded(made), device, choose_precision("auto", device), config.restore.w)
+
+
+def run_one(side: str, source: Path, device: str, network: str) -> dict[str, Any]:
     """One timed run in this process, after a short one that compiles and loads everything."""
     config = load_config(overrides={"restore": {"device": device}})
-    restorer = load_restorer(config.restore)
+    restorer = make_restorer(network, config)
     with tempfile.TemporaryDirectory() as folder:
-        short = enlarge(source, Path(folder) / "short.mp4", 360, 4)
+        short = enlarge(source, Path(folder) / "short.mp4", 360, 4 if network == "compact" else 1)
         result: dict[str, Any] = {}
         for name, clip in (("warm", short), ("timed", source)):
             output = Path(folder) / f"{name}-out.mp4"
@@ -74,12 +91,12 @@ def _peak_rss() -> int:
     return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024
 
 
-def compare(source: Path, name: str, rounds: int, device: str) -> dict[str, Any]:
+def compare(source: Path, name: str, rounds: int, device: str, network: str) -> dict[str, Any]:
     """Both sides in turn, each in a process of its own."""
     runs: dict[str, list[dict[str, Any]]] = {"vidrestore": [], "reference_order": []}
     for _ in range(rounds):
         for side in runs:
-            command = [sys.executable, __file__, "--one", side, str(source), "--device", device]
+            command = [sys.executable, __file__, "--one", side, str(source), "--device", device, "--network", network]
             text = subprocess.run(command, capture_output=True, text=True, check=True).stdout
             runs[side].append(json.loads(text.splitlines()[-1]))
     sides: dict[str, Any] = {}
@@ -101,18 +118,25 @@ def main() -> None:
     parser.add_argument("--device", default="auto")
     parser.add_argument("--frames", type=int, default=50, help="of the enlarged clip")
     parser.add_argument("--one", nargs=2, metavar=("SIDE", "CLIP"), help="one run, used by the script itself")
+    parser.add_argument("--network", choices=["compact", "codeformer"], default="compact")
     arguments = parser.parse_args()
+    device, network, rounds = arguments.device, arguments.network, arguments.rounds
     if arguments.one:
-        print(json.dumps(run_one(arguments.one[0], Path(arguments.one[1]), arguments.device)))
+        print(json.dumps(run_one(arguments.one[0], Path(arguments.one[1]), device, network)))
         return
     before = machine()
     with tempfile.TemporaryDirectory() as folder:
-        large = enlarge(EXAMPLE, Path(folder) / "large.mp4", 1080, arguments.frames)
-        results = [
-            compare(EXAMPLE, "example, 640x360", arguments.rounds, arguments.device),
-            compare(large, "example enlarged, 1920x1080", arguments.rounds, arguments.device),
-        ]
-    path = write_report("end_to_end", METHOD, results, machine_before=before, torch_threads=torch.get_num_threads())
+        if network == "codeformer":
+            few = enlarge(EXAMPLE, Path(folder) / "few.mp4", 360, 8)
+            results = [compare(few, "example, 640x360, 8 frames", rounds, device, network)]
+        else:
+            large = enlarge(EXAMPLE, Path(folder) / "large.mp4", 1080, arguments.frames)
+            results = [
+                compare(EXAMPLE, "example, 640x360", rounds, device, network),
+                compare(large, "example enlarged, 1920x1080", rounds, device, network),
+            ]
+    name = "end_to_end" if network == "compact" else f"end_to_end_{network}"
+    path = write_report(name, METHOD, results, machine_before=before, torch_threads=torch.get_num_threads())
     for r in results:
         print(
             f"{r['clip']}: {r['vidrestore']['frames_per_second']} against "

@@ -420,6 +420,31 @@ def test_white_is_a_hole_but_highlights_are_not() -> None:
     assert np.flatnonzero(WhiteMask().hole(frame_from_rgb(rgb, 0)).all(1)).tolist() == list(range(20, 40))
 
 
+# --- the published size ----------------------------------------------------------------------------------------------
+
+
+@pytest.mark.slow
+def test_the_published_sizes_colour_and_complete_a_face(scratch: NDArray[np.uint8], tmp_path: Path) -> None:
+    """About half a minute and 1 GB on one core: the whole networks with seeded weights."""
+    from vidrestore.restoration.codeformer import COLORIZATION, INPAINTING
+
+    def seeded(dims: CodeFormerDims) -> CodeFormer:
+        with torch.device("meta"):
+            made = CodeFormer(dims)
+        return fill_seeded(made).eval()
+
+    colour = Colorize(ColorizationRestorer(seeded(COLORIZATION.dims), CPU, torch.float32))
+    (coloured,) = run([grey_frame(0, picture())], colour)
+    np.testing.assert_array_equal(coloured.planes[0], picture())
+    assert (coloured.planes[1] != 128).any()
+    restorer = InpaintingRestorer(seeded(INPAINTING.dims), CPU, torch.float32)
+    before = yuv_frame(0, np.where(scratch > 0, 235, picture()).astype(np.uint8))
+    (completed,) = run([before], Inpaint(saved(scratch, tmp_path), restorer=restorer))
+    changed = completed.planes[0] != before.planes[0]
+    assert changed[40:60, 60:63].mean() > 0.9
+    assert not changed[scratch == 0].any()
+
+
 # --- commands --------------------------------------------------------------------------------------------------------
 
 

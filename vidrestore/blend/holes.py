@@ -10,6 +10,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import replace
+from typing import TypeVar
 
 import cv2
 import numpy as np
@@ -23,6 +24,8 @@ from vidrestore.kernels import signal_delta
 from vidrestore.types import Frame, PixelFormat, Plane, Restoration
 
 __all__ = ["HoleCompositor", "close_holes"]
+
+_N = TypeVar("_N", np.uint8, np.float32)
 
 _GUARD_SIGMA = 0.15  # of the side, as the compositor's colour guard
 _KNOWN_LEAST = 1e-3  # weight of known pixels around a point from which its shift can be told
@@ -102,11 +105,11 @@ class HoleCompositor(Compositor):
         """The drawn face less the crop; what it is lighter or darker around the holes is taken off in them."""
         crop = restoration.crop
         assert crop.holes is not None
-        delta = restoration.image - crop.image
-        known = mask * (1.0 - np.ceil(crop.holes))
+        delta = np.subtract(restoration.image, crop.image, dtype=np.float32)
+        known = np.multiply(mask, 1.0 - np.ceil(crop.holes), dtype=np.float32)
         blurred = blur(shrink(np.concatenate([delta * known, known[None]])), _GUARD_SIGMA)
-        average = blurred[:3] / np.maximum(blurred[3:], np.float32(_KNOWN_LEAST))
-        delta = delta - np.float32(self.colour_guard) * grow(average, delta.shape[-1])
+        average = np.divide(blurred[:3], np.maximum(blurred[3:], np.float32(_KNOWN_LEAST)), dtype=np.float32)
+        delta -= np.float32(self.colour_guard) * grow(average, delta.shape[-1])
         return signal_delta(crop.image, crop.image + delta, frame.format)
 
 
@@ -143,7 +146,7 @@ def _mixed(old: Plane, new: Plane, shares: NDArray[np.float32]) -> Plane:
         return old
     part = np.s_[rows[0] : rows[-1] + 1, columns[0] : columns[-1] + 1]
     before = old[part].astype(np.float32)
-    mixed = np.rint(before + share[part] * (new[part] - before)).astype(old.dtype)
+    mixed = np.rint(before + share[part] * (new[part] - before)).astype(old.dtype)  # a mean of two legal values
     out = old.copy()
     out[part] = mixed
     return out
@@ -157,13 +160,13 @@ def _at_plane(hole: NDArray[np.uint8], plane: Plane) -> NDArray[np.uint8]:
     return hole if hole.shape == plane.shape else _largest(hole, plane.shape)
 
 
-def _largest(values: NDArray[np.generic], shape: tuple[int, ...]) -> NDArray[np.generic]:
+def _largest(values: NDArray[_N], shape: tuple[int, ...]) -> NDArray[_N]:
     """The largest of each block of pixels that one chroma sample covers; blocks start at the first pixel."""
     height, width = shape
     step_y, step_x = -(-values.shape[0] // height), -(-values.shape[1] // width)
     padding = (0, height * step_y - values.shape[0]), (0, width * step_x - values.shape[1])
     padded = np.pad(values, padding, mode="edge")
-    largest: NDArray[np.generic] = padded.reshape(height, step_y, width, step_x).max((1, 3))
+    largest: NDArray[_N] = padded.reshape(height, step_y, width, step_x).max((1, 3))
     return largest
 
 
@@ -171,7 +174,8 @@ def _closed(plane: Plane, hole: NDArray[np.uint8], depth: int) -> Plane:
     missing = hole != 0
     filled = _pulled_and_pushed(plane.astype(np.float32), (~missing).astype(np.float32))
     top = (1 << depth) - 1
-    return np.where(missing, np.rint(np.clip(filled, 0, top)), plane).astype(plane.dtype)
+    closed: Plane = np.where(missing, np.rint(np.clip(filled, 0, top)), plane).astype(plane.dtype)
+    return closed
 
 
 def _pulled_and_pushed(values: NDArray[np.float32], weights: NDArray[np.float32]) -> NDArray[np.float32]:

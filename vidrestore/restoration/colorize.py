@@ -55,7 +55,9 @@ class ColorizationRestorer:
     def restore(self, images: Tensor, context: CropContext | None = None) -> Tensor:
         """See :class:`Restorer`: the network's luma with held colours; only the latter are meant to be used."""
         grey = luma_of(images).expand(-1, 3, -1, -1)
-        drawn = self._network(grey, COLORIZATION.w, adain=COLORIZATION.matches_statistics).float().clamp(-1.0, 1.0)
+        drawn: Tensor = (
+            self._network(grey, COLORIZATION.w, adain=COLORIZATION.matches_statistics).float().clamp(-1.0, 1.0)
+        )
         if context is None or self._hold_frames == 1:
             return drawn
         for track_id in context.ended:
@@ -64,7 +66,8 @@ class ColorizationRestorer:
         light = _coarse((luma_of(images) + 1.0) / 2.0) + _BLACK  # (B, 1, s, s)
         ratio = _coarse(colour) / light
         means = torch.stack([self._mean(i, r) for i, r in zip(context.track_ids, ratio, strict=True)])
-        return drawn + functional.interpolate((means - ratio) * light, size=images.shape[-2:], mode="bicubic")
+        shift: Tensor = functional.interpolate((means - ratio) * light, size=images.shape[-2:], mode="bicubic")
+        return drawn + shift
 
     def _mean(self, track_id: int, ratio: Tensor) -> Tensor:
         """The track's mean with one more frame in it; a frame that is not finite is left out."""
