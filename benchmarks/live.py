@@ -6,7 +6,7 @@ A camera thread offers the frames of a clip, decoded beforehand, again and again
 managed in a first short run. Two runs: dropping alone (``adapts = false``), and with the ladder. For each: the slope of
 latency over time by least squares, and that of the part of it that is waiting (what would grow where frames queue; the
 rest is work, which is slower while others use the machine too), percentiles per stage, frames shown and dropped, and
-whether a frame ever came out of order. A first tenth of each run is left out of the slope: caches and the ladder settle there.
+whether a frame ever came out of order. A first tenth of each run is left out of the slopes: the ladder settles there.
 """
 
 from __future__ import annotations
@@ -95,7 +95,7 @@ def again(frames: list[Frame], number: int) -> Frame:
 def run(
     engine: Engine, frames: list[Frame], info: StreamInfo, rate: float, seconds: float
 ) -> tuple[list[tuple[float, float, float, int]], int, bool]:
-    """(time in s, latency in ms, of it waiting in ms, rung) of every frame shown, the number of dropped ones, whether order was kept."""
+    """(time in s, latency in ms, of it waiting in ms, rung) of every frame shown; drops; whether order was kept."""
     slot: LatestSlot[Captured] = LatestSlot()
     stop = threading.Event()
     begin = time.monotonic()

@@ -94,11 +94,11 @@ class TimedRestorer:
     device = torch.device("cpu")
 
     def __init__(self, clock: FakeClock | None = None, seconds: float = 0.0) -> None:
-        self.clock, self.seconds, self.calls, self.is_aside = clock, seconds, 0, False
+        self.clock, self.seconds, self.calls = clock, seconds, 0
 
     def restore(self, images: torch.Tensor, context: CropContext | None = None) -> torch.Tensor:
         self.calls += 1
-        if self.clock is not None and not self.is_aside:
+        if self.clock is not None:
             self.clock.now += self.seconds
         stripes = torch.linspace(-1, 1, images.shape[-1]).mul(9.42).sin()
         return images + 0.3 * stripes
@@ -118,11 +118,11 @@ class FakeAside:
 
     def submit(self, job: Callable[[], list[Restoration]]) -> None:
         assert not self.is_busy
-        assert self._restorer.clock is not None
-        self._restorer.is_aside = True
-        self._result = job()
-        self._restorer.is_aside = False
-        self._ready_s = self._restorer.clock.now + self._restorer.seconds
+        clock = self._restorer.clock
+        assert clock is not None
+        now = clock.now
+        self._result = job()  # its time passes beside that of the picture
+        self._ready_s, clock.now = clock.now, now
 
     def take(self) -> list[Restoration] | None:
         assert self._restorer.clock is not None

@@ -56,6 +56,15 @@ def test_a_step_up_that_fails_is_tried_ever_more_rarely() -> None:
     assert gaps[-1] <= 70.0
 
 
+def test_no_step_is_tried_to_where_the_picture_would_wait_for_a_network_that_is_far_too_slow() -> None:
+    for network_ms, expected in ((300.0, "behind"), (100.0, "each")):
+        ladder = Ladder(rungs_for(has_smaller_network=False), 90.0)
+        watch(ladder, [200.0] * 7, begin=0.0, seconds=8.0)
+        for i in range(800):
+            ladder.observe(8.0 + i / 20, 10.0, network_ms)
+        assert ladder.rung.restores == expected
+
+
 def test_one_late_frame_changes_nothing() -> None:
     ladder = Ladder(rungs_for(has_smaller_network=False), 90.0)
     for i in range(400):

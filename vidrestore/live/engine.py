@@ -213,6 +213,7 @@ class Engine:
         self._shot = -1
         self._last_sequence = -1
         self._num_before = (0, 0)
+        self._network_ms: float | None = None
         self.meter = Meter()
         self.ladder = Ladder(rungs_for(has_smaller_network=len(networks) > 1), config.live.latency_budget_ms)
         self.controls = Controls(config.blend.strength, config.restore.w, config.live.mirror)
@@ -292,7 +293,9 @@ class Engine:
         done = self._clock()
         self.meter.add("blend", (done - blend_begin) * 1e3)
         self.meter.add("latency", (done - captured.arrived_s) * 1e3)
-        if self._config.live.adapts and self.ladder.observe(done, (done - captured.arrived_s) * 1e3):
+        latency_ms = (done - captured.arrived_s) * 1e3
+        network_ms = self._network_ms if rung.restores == "behind" else None
+        if self._config.live.adapts and self.ladder.observe(done, latency_ms, network_ms):
             log.info("latency: now %s", self.ladder.rung.name)
         return LiveFrame(
             captured.sequence, captured.arrived_s, done, frame, restored, captured.info, tracks, "live", index
@@ -367,7 +370,8 @@ class Engine:
             def job() -> list[Restoration]:
                 begin = self._clock()
                 result = faces.restore([tracked])[0]
-                self.meter.add("network behind", (self._clock() - begin) * 1e3)
+                self._network_ms = (self._clock() - begin) * 1e3
+                self.meter.add("network behind", self._network_ms)
                 return result
 
             self._aside.submit(job)

@@ -104,12 +104,14 @@ class Ladder:
         """Nothing is left to give up."""
         return self._index == len(self.rungs) - 1
 
-    def observe(self, now_s: float, latency_ms: float) -> bool:
+    def observe(self, now_s: float, latency_ms: float, network_ms: float | None = None) -> bool:
         """Takes the age of a frame that was just handed on; True where the rung changed.
 
         Args:
             now_s: when, on any clock that only goes forward.
             latency_ms: age of the frame.
+            network_ms: how long the network takes where it works behind the picture: a step up to where the picture
+                waits for it is not tried while even half of that is beyond the budget (alone it may be faster).
         """
         if self._changed_at is None:
             self._changed_at = now_s
@@ -126,7 +128,9 @@ class Ladder:
         level = float(np.percentile([ms for _, ms in self._samples], _PERCENTILE))
         if level > self.budget_ms:
             return self._step_down(now_s)
-        self._calm_since = (now_s if self._calm_since is None else self._calm_since) if self._has_room(level) else None
+        self._calm_since = (
+            (now_s if self._calm_since is None else self._calm_since) if self._has_room(level, network_ms) else None
+        )
         if self._calm_since is not None and now_s - self._calm_since >= self._wait_s[self._index]:
             return self._step_up(now_s)
         return False
@@ -136,8 +140,11 @@ class Ladder:
         self._samples.clear()
         self._calm_since = self._climbed_at = None
 
-    def _has_room(self, level_ms: float) -> bool:
-        return self._index > 0 and level_ms <= _ROOM * self.budget_ms
+    def _has_room(self, level_ms: float, network_ms: float | None) -> bool:
+        if self._index == 0 or level_ms > _ROOM * self.budget_ms:
+            return False
+        waits_for_network = self.rungs[self._index - 1].restores != "behind"
+        return not (waits_for_network and network_ms is not None and network_ms / 2 > self.budget_ms)
 
     def _step_down(self, now_s: float) -> bool:
         if self.is_at_bottom:
