@@ -235,8 +235,10 @@ class ResidentEngine:
                 here = as_device_array(crops[item.first_face : first])
                 sample_crops_on(self._lanes, self._planes(item), self._format(item), crop_from_frame, here)
             restored = self._restore(crops, busy, maps)
-            flags = [self._put_back(item, crops, restored, m) for item, m in zip(busy, maps, strict=True)]
-            usable = torch.cat(flags)
+            changes = self._changes(busy, maps, crops, restored)
+            for item, crop_from_frame, change in zip(busy, maps, changes, strict=True):
+                self._put_back(item, crop_from_frame, change)
+            usable = torch.cat([change.usable for change in changes])
             composited = self._lanes.mark()
         with self._lanes.on("download"):
             self._lanes.wait(composited)
@@ -296,15 +298,28 @@ class ResidentEngine:
             begin = end
         return restored
 
-    def _put_back(
-        self, item: _OnItsWay, crops: Tensor, restored: Tensor, crop_from_frame: NDArray[np.float64]
-    ) -> Tensor:
-        """Composites one frame; gives the flags of its faces."""
-        frame = item.tracked.frame
-        faces = slice(item.first_face, item.first_face + len(crop_from_frame))
-        change: Change = self._blend.change(
-            crops[faces], restored[faces], crop_from_frame, (frame.height, frame.width), frame.format
-        )
+    def _changes(
+        self,
+        busy: Sequence[_OnItsWay],
+        maps: Sequence[NDArray[np.float64]],
+        crops: Tensor,
+        restored: Tensor,
+    ) -> list[Change]:
+        """What is to change in each frame; made for all together where they are of one kind, as in any one video."""
+        frames = [item.tracked.frame for item in busy]
+        parts = [slice(item.first_face, item.first_face + len(m)) for item, m in zip(busy, maps, strict=True)]
+        kinds = {(frame.height, frame.width, frame.format) for frame in frames}
+        if len(kinds) > 1:
+            return [
+                self._blend.change(crops[part], restored[part], m, (frame.height, frame.width), frame.format)
+                for part, m, frame in zip(parts, maps, frames, strict=True)
+            ]
+        height, width, pixel_format = kinds.pop()
+        whole = self._blend.change(crops, restored, np.concatenate(maps), (height, width), pixel_format)
+        return [Change(whole.deltas[part], whole.masks[part], whole.usable[part]) for part in parts]
+
+    def _put_back(self, item: _OnItsWay, crop_from_frame: NDArray[np.float64], change: Change) -> None:
+        """Composites one frame, all its faces and planes in one launch."""
         composite_on(
             self._lanes,
             self._planes(item),
@@ -315,7 +330,6 @@ class ResidentEngine:
             [self._strength * track.strength for track in item.tracked.tracks],
             as_device_array(change.usable),
         )
-        return change.usable
 
     # --- taking back -------------------------------------------------------------------------------------------------
 

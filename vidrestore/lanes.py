@@ -112,7 +112,7 @@ class CudaLanes:
 
     def mark(self) -> torch.cuda.Event:
         """See :class:`Lanes`."""
-        event = torch.cuda.Event()
+        event = torch.cuda.Event(blocking=True)  # a host that waits sleeps, the core is wanted elsewhere
         event.record(torch.cuda.current_stream(self.device))
         return event
 

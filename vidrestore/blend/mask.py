@@ -116,6 +116,13 @@ def disagreement_mask(degraded: NDArray[np.float32], restored: NDArray[np.float3
     return np.ones((size, size), np.float32) if (mask == 1.0).all() else grow(mask[None], size)[0].clip(0.0, 1.0)
 
 
+def is_inside(size: int, crop_from_frame: ArrayLike, frame_height: int, frame_width: int) -> bool:
+    """The whole crop lies in the frame, so that :func:`border_mask` is 1 everywhere."""
+    frame_from_crop = geometry.invert(crop_from_frame)
+    corners = geometry.apply(frame_from_crop, [[i, j] for i in (0, size - 1) for j in (0, size - 1)])
+    return bool(corners.min() >= 0.0 and (corners.max(0) <= (frame_width - 1, frame_height - 1)).all())
+
+
 def border_mask(
     size: int, crop_from_frame: ArrayLike, frame_height: int, frame_width: int, mask: NDArray[np.float32]
 ) -> NDArray[np.float32]:
@@ -138,8 +145,7 @@ def border_mask(
     """
     frame_from_crop = geometry.invert(crop_from_frame)
     border = np.ones((size, size), np.float32)
-    corners = geometry.apply(frame_from_crop, [[i, j] for i in (0, size - 1) for j in (0, size - 1)])
-    if corners.min() >= 0.0 and (corners.max(0) <= (frame_width - 1, frame_height - 1)).all():
+    if is_inside(size, crop_from_frame, frame_height, frame_width):
         return border
     axis = np.arange(size, dtype=np.float64)
     x = frame_from_crop[0, 0] * axis + (frame_from_crop[0, 1] * axis + frame_from_crop[0, 2])[:, None]

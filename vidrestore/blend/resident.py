@@ -89,10 +89,10 @@ class ResidentBlend:
         """(1 or B, S, S): the outline, and the fade of crops that the frame's border cuts."""
         size = like.shape[-1]
         outline = _outline(size, self.options.feather, like.device)
+        if all(masks.is_inside(size, m, *frame_size) for m in maps):
+            return outline
         plain = masks.face_mask(size, self.options.feather)
         borders = [masks.border_mask(size, m, *frame_size, plain) for m in maps]
-        if all((border == 1.0).all() for border in borders):
-            return outline
         return outline * torch.from_numpy(np.stack(borders)).to(like.device)
 
 
