@@ -3,8 +3,8 @@
     python benchmarks/codeformer_small.py --faces data/faces --runs runs [--folder docs/images]
 
 ``--runs`` holds ``codeformer_small_1`` to ``_3``, which the shipped configurations ``codeformer_small_stage1`` to
-``3`` leave. Faces are the first 128 of the folder, which training never saw, each degraded once per level with a fixed
-seed. Four ways to find the codes are compared, after the paper's ablation of its transformer:
+``3`` leave; what was not trained yet is left out. Faces are the first 128 of the folder, which training never saw, each
+degraded once per level with a fixed seed. Ways to find the codes, after the paper's ablation of its transformer:
 
     stage I, nearest       the autoencoder of stage I is handed the degraded face
     tuned, nearest         the encoder of stage II, and the nearest entry of its latents
@@ -74,27 +74,35 @@ def without_looking(codes: Tensor, targets: Tensor, size: int) -> float:
 
 
 class Ways:
-    """The networks and the four ways from a picture to codes."""
+    """The networks that are there, and the ways from a picture to codes."""
 
     def __init__(self, runs: Path) -> None:
         first = load_network(runs / "codeformer_small_1" / "autoencoder.safetensors")
-        second = load_network(runs / "codeformer_small_2" / "codeformer.safetensors")
-        third = load_network(runs / "codeformer_small_3" / "codeformer.safetensors")
         assert isinstance(first, VQAutoencoder)
-        assert isinstance(second, CodeFormer)
-        assert isinstance(third, CodeFormer)
-        self.first, self.second, self.third = first, second, third
-        self.codes: dict[str, Function] = {
-            "stage I, nearest": lambda x: first.predict_codes(first.encode(x)),
-            "tuned, nearest": lambda x: second.quantize.nearest(second.encode(x).latent),
-            "transformer": lambda x: second.predict_codes(second.encode(x).latent),
-            "transformer, joint": lambda x: third.predict_codes(third.encode(x).latent),
-        }
+        self.first = first
+        self.codes: dict[str, Function] = {"stage I, nearest": lambda x: first.predict_codes(first.encode(x))}
+        second, self.third = (self.later(runs / f"codeformer_small_{i}" / "codeformer.safetensors") for i in (2, 3))
+        if second is not None:
+            self.codes["tuned, nearest"] = lambda x: second.quantize.nearest(second.encode(x).latent)
+            self.codes["transformer"] = lambda x: second.predict_codes(second.encode(x).latent)
+        third = self.third
+        if third is not None:
+            self.codes["transformer, joint"] = lambda x: third.predict_codes(third.encode(x).latent)
+
+    @staticmethod
+    def later(path: Path) -> CodeFormer | None:
+        """The network of stage II or III, or None where it was not trained yet."""
+        if not path.is_file():
+            return None
+        network = load_network(path)
+        assert isinstance(network, CodeFormer)
+        return network
 
     def picture(self, name: str, x: Tensor, w: float = 0.0) -> Tensor:
         """(N, 3, S, S) restored in one of the ways."""
-        if name == "transformer, joint":
-            return in_parts(lambda part: self.third(part, w, adain=False), x)
+        third = self.third
+        if name == "transformer, joint" and third is not None:
+            return in_parts(lambda part: third(part, w, adain=False), x)
         return in_parts(self.first.decode, in_parts(self.codes[name], x))
 
 
@@ -121,7 +129,7 @@ def measure(ways: Ways, clean: Sequence[np.ndarray], training: Tensor, metric: F
             restored = ways.picture(name, degraded)
             row[name] = figures(restored, reference, metric)
             row[name]["accuracy"] = round(float((found == truth).float().mean()), 4)
-        for w in (0.5, 1.0):
+        for w in (0.5, 1.0) if ways.third is not None else ():
             restored = ways.picture("transformer, joint", degraded, w)
             row[f"transformer, joint, w = {w:g}"] = figures(restored, reference, metric)
         results.append(row)
@@ -148,7 +156,9 @@ def sheet(ways: Ways, clean: Sequence[np.ndarray], path: Path) -> None:
         reference = torch.stack([to_tensor(clean[i]) for i in numbers])
         truth = in_parts(ways.first.decode, in_parts(ways.codes["stage I, nearest"], reference))
         rows = [degraded, *(ways.picture(name, degraded) for name in list(ways.codes)[:3])]
-        rows += [ways.picture("transformer, joint", degraded, 1.0), truth, reference]
+        if ways.third is not None:
+            rows.append(ways.picture("transformer, joint", degraded, 1.0))
+        rows += [truth, reference]
         columns.append(torch.cat([torch.cat(list(row), -1) for row in rows], -2))
     whole = ((torch.cat(columns, -1).clamp(-1, 1) + 1) * 127.5).round().byte().permute(1, 2, 0).numpy()
     whole = (whole.astype(np.uint16) * 63 + 127) // 255 * 255 // 63  # six bits: small, and not seen at this size
@@ -186,17 +196,24 @@ def logged(folder: Path, *names: str, smooth: int = 1) -> dict[str, tuple[list, 
     return found
 
 
+PANELS = (  # stage, names, running mean, title
+    ("1", ("pixel",), 3, "I: absolute error, training"),
+    ("1", ("psnr",), 1, "I: PSNR of held-out faces, dB"),
+    ("2", ("cross_entropy",), 5, "II: half the cross-entropy, training"),
+    ("2", ("accuracy_large", "nearest_accuracy_large"), 1, "II: share of right codes, held out"),
+    ("3", ("pixel",), 5, "III: absolute error, training"),
+    ("3", ("psnr_small_w0", "psnr_small_w0.5", "psnr_small_w1", "psnr_small_input"), 1, "III: PSNR, held out, dB"),
+)
+
+
 def curves(runs: Path, path: Path) -> None:
-    one, two, three = (runs / f"codeformer_small_{i}" for i in (1, 2, 3))
+    """Two panels for each stage that has run."""
     canvas = np.full((460, 1000, 3), 255, np.uint8)
-    curve(canvas, (20, 30, 300, 170), logged(one, "pixel", smooth=3), "I: absolute error, training")
-    curve(canvas, (20, 250, 300, 170), logged(one, "psnr"), "I: PSNR of held-out faces, dB")
-    curve(canvas, (350, 30, 300, 170), logged(two, "cross_entropy", smooth=5), "II: half the cross-entropy, training")
-    names = ("accuracy_large", "nearest_accuracy_large")
-    curve(canvas, (350, 250, 300, 170), logged(two, *names), "II: share of right codes, held out")
-    curve(canvas, (680, 30, 300, 170), logged(three, "pixel", smooth=5), "III: absolute error, training")
-    names = ("psnr_small_w0", "psnr_small_w0.5", "psnr_small_w1", "psnr_small_input")
-    curve(canvas, (680, 250, 300, 170), logged(three, *names), "III: PSNR of held-out faces, dB")
+    for i, (stage, names, smooth, title) in enumerate(PANELS):
+        folder = runs / f"codeformer_small_{stage}"
+        if (folder / "log.jsonl").is_file():
+            box = (20 + 330 * (i // 2), 30 + 220 * (i % 2), 300, 170)
+            curve(canvas, box, logged(folder, *names, smooth=smooth), title)
     cv2.imwrite(str(path), canvas, [cv2.IMWRITE_PNG_COMPRESSION, 9])
 
 
@@ -204,8 +221,10 @@ def lengths(runs: Path) -> dict[str, dict]:
     """Steps and the share of each stage's time, from the logs."""
     found = {}
     for i in (1, 2, 3):
-        text = (runs / f"codeformer_small_{i}" / "log.jsonl").read_text("utf-8").splitlines()
-        entries = [json.loads(line) for line in text]
+        path = runs / f"codeformer_small_{i}" / "log.jsonl"
+        if not path.is_file():
+            continue
+        entries = [json.loads(line) for line in path.read_text("utf-8").splitlines()]
         last = {k: round(v, 4) for k, v in entries[-1].items() if k not in ("time_s", "progress")}
         found[f"stage {i}"] = {"wall_s": round(entries[-1]["time_s"] - entries[0]["time_s"]), "last_validation": last}
     return found
