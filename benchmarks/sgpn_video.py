@@ -47,8 +47,9 @@ SMALL = SgpnDims(size=32, max_channels=16, area_channels=512, latent=16, style=3
 MOUTH = slice(48, 68)
 
 
-def seconds(job: Callable[[], object], rounds: int) -> float:
-    job()
+def seconds(job: Callable[[], object], rounds: int, *, warm_up: bool = True) -> float:
+    if warm_up:
+        job()
     times = []
     for _ in range(rounds):
         begin = time.thread_time()
@@ -75,13 +76,13 @@ def cost(rounds: int) -> dict[str, float]:
         "draw": seconds(lambda: prior.draw(coefficients, maps, 512), rounds),
         "encode_render": seconds(lambda: network.encode(drawn), rounds),
         "encode_degraded": seconds(lambda: network.encode(image), rounds),
-        "decode": seconds(lambda: network.decode(seen, rendered, coefficients), rounds),
+        "decode": seconds(lambda: network.decode(seen, rendered, coefficients), rounds, warm_up=False),
     }
     ours = stylegan.upfirdn2d
     stylegan.upfirdn2d = stylegan.upfirdn2d_plain
     try:
-        parts["plain_encode"] = seconds(lambda: network.encode(image), 1)
-        parts["plain_decode"] = seconds(lambda: network.decode(seen, rendered, coefficients), 1)
+        parts["plain_encode"] = seconds(lambda: network.encode(image), 1, warm_up=False)
+        parts["plain_decode"] = seconds(lambda: network.decode(seen, rendered, coefficients), 1, warm_up=False)
     finally:
         stylegan.upfirdn2d = ours
     return {name: round(value, 3) for name, value in parts.items()}

@@ -77,6 +77,12 @@ class _Person:
     points: Tensor | None = None  # (68, 2) landmarks of the render in crop pixels
     drawn: Encoded | None = None  # the encoded render, of a batch of one
 
+    def is_stale(self, frame_index: int, points: Tensor, every: int, tolerance: float) -> bool:
+        """The render is too old, or (68, 2) points that are off by more than the tolerance say so, or there is none."""
+        if self.points is None or frame_index - self.drawn_at >= every:
+            return True
+        return float((points - self.points).norm(dim=1).max()) > tolerance
+
 
 class SgpnRestorer:
     """SGPN as a :class:`vidrestore.restoration.restorer.Restorer`.
@@ -164,8 +170,7 @@ class SgpnRestorer:
         newest: dict[int, int] = {}
         for i, (track, index) in enumerate(zip(context.tracks, context.frame_indices, strict=True)):
             person = people.get(track.id, _Person())
-            stale = person.points is None or index - person.drawn_at >= options.every
-            if stale or float((points[i] - person.points).norm(dim=1).max()) > tolerance:
+            if person.is_stale(index, points[i], options.every, tolerance):
                 newest[track.id] = len(wanted)
                 wanted.append(i)
                 people[track.id] = dataclasses.replace(person, drawn_at=index, points=points[i], drawn=None)
@@ -258,7 +263,7 @@ def _confidence(read: Coefficients, track: Track) -> float:
 
 
 def _each(count: int) -> list[Tensor]:
-    return list(torch.arange(count).split(1))
+    return [torch.tensor([i]) for i in range(count)]
 
 
 def _together(parts: Sequence[Encoded]) -> Encoded:

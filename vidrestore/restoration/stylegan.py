@@ -371,7 +371,8 @@ class ResidualDown(nn.Module):
     def forward(self, x: Tensor) -> Tensor:
         """(B, in_channels, H, W) -> (B, out_channels, H / 2, W / 2)."""
         h: Tensor = self.conv2(self.conv1(x))
-        return (h + self.skip(x)) / math.sqrt(2.0)
+        shortcut: Tensor = self.skip(x)
+        return (h + shortcut) / math.sqrt(2.0)
 
 
 def _unit(values: NDArray[np.float32]) -> NDArray[np.float32]:

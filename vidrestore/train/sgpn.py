@@ -338,8 +338,8 @@ class SgpnTraining:
         masks: list[Tensor] = []
         errors: list[float] = []
         for i in range(len(self.held_out.clean)):
-            one = Batch(*(x[i : i + 1] for x in (self.held_out.degraded, self.held_out.clean, self.held_out.points)))
-            one = one.to(self.config.run.device)
+            faces, here = self.held_out, slice(i, i + 1)
+            one = Batch(faces.degraded[here], faces.clean[here], faces.points[here]).to(self.config.run.device)
             prior = self.average_prior
             maps = prior.maps(one.points, one.clean.shape[-1])
             drawn: Encoded | None = None

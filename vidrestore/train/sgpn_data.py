@@ -17,6 +17,7 @@ from numpy.typing import NDArray
 from torch import Tensor
 from torch.utils.data import Dataset
 
+from vidrestore.errors import ConfigError
 from vidrestore.geometry import compose, scale_about_pixel_edges
 from vidrestore.restoration.align import FFHQ_TEMPLATE_512, SGPN_TEMPLATE_512, crop_from_ffhq, template
 from vidrestore.train.data import FaceCache, augment, list_images, split_held_out
@@ -129,13 +130,19 @@ def open_faces(data: SgpnData) -> tuple[FaceCache, list[Path]]:
 
 
 def held_out_batch(paths: Sequence[Path], data: SgpnData, size: int) -> Batch:
-    """The first faces, each degraded once; face i depends on i alone."""
+    """The first faces, each degraded once; face i depends on i alone.
+
+    Raises:
+        ConfigError: a picture cannot be read or is not square.
+    """
     degraded, clean = [], []
     for i, path in enumerate(paths):
-        face = np.ascontiguousarray(cv2.imread(str(path), cv2.IMREAD_COLOR)[..., ::-1])
-        method = cv2.INTER_AREA if face.shape[0] > data.cache_size else cv2.INTER_CUBIC
-        face = cv2.resize(face, (data.cache_size, data.cache_size), interpolation=method)
-        picture = _placed(face.astype(np.float32) / np.float32(255.0), data.template, size)
+        read = cv2.imread(str(path), cv2.IMREAD_COLOR)
+        if read is None or read.shape[0] != read.shape[1]:
+            raise ConfigError(f"{path}: expected a square picture of an aligned face")
+        method = cv2.INTER_AREA if read.shape[0] > data.cache_size else cv2.INTER_CUBIC
+        face = np.asarray(cv2.resize(read, (data.cache_size, data.cache_size), interpolation=method), np.float32)
+        picture = _placed(face[..., ::-1] / np.float32(255.0), data.template, size)
         clean.append(_bytes(picture))
         rng = np.random.default_rng([_HELD_OUT, i])
         bad = _degraded(picture, data, rng)
@@ -153,7 +160,8 @@ def _placed(picture: Picture, name: Template, size: int) -> Picture:
         crop = compose(crop_from_ffhq(size, _TEMPLATES[name]), crop)
     shrink = 1.0 / float(np.sqrt(abs(np.linalg.det(crop[:, :2]))))
     if shrink > 1.5:  # a warp takes single samples: what it would alias goes out first
-        picture = cv2.GaussianBlur(picture, (0, 0), 0.5 * np.sqrt(shrink**2 - 1.0))
+        blurred = cv2.GaussianBlur(picture, (0, 0), 0.5 * np.sqrt(shrink**2 - 1.0))
+        picture = np.asarray(blurred, np.float32)
     flags = cv2.INTER_LINEAR if shrink > 1.0 else cv2.INTER_CUBIC
     placed = cv2.warpAffine(picture, crop, (size, size), flags=flags, borderMode=cv2.BORDER_REFLECT_101)
     return np.clip(placed, 0.0, 1.0).astype(np.float32)
