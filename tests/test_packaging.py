@@ -45,6 +45,8 @@ def test_the_version_is_one() -> None:
     ("package", "name"),
     [
         ("vidrestore", "py.typed"),
+        ("vidrestore.kernels", "cuda/composite.cu"),
+        ("vidrestore.kernels", "cuda/planes.cuh"),
         ("vidrestore.presets", "archive.toml"),
         ("vidrestore.restoration.data", "compact.safetensors"),
         ("vidrestore.restoration.data", "compact.md"),
@@ -52,6 +54,12 @@ def test_the_version_is_one() -> None:
 )
 def test_data_files_are_found_through_the_package(package: str, name: str) -> None:
     assert (resources.files(package) / name).is_file()
+
+
+def test_every_cuda_source_goes_into_the_wheel() -> None:
+    patterns = SETTINGS["tool"]["setuptools"]["package-data"]["vidrestore.kernels"]
+    for path in (ROOT / "kernels" / "cuda").iterdir():
+        assert any(path.relative_to(ROOT / "kernels").match(pattern) for pattern in patterns), path
 
 
 def test_there_are_at_most_ten_core_dependencies() -> None:
