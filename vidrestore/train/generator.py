@@ -12,6 +12,7 @@ from __future__ import annotations
 
 import os
 import xml.etree.ElementTree as ElementTree
+from collections.abc import Sequence
 from pathlib import Path
 
 import numpy as np
@@ -20,11 +21,11 @@ from numpy.typing import NDArray
 from torch import Tensor, nn
 from torch.nn import functional
 
-from vidrestore.errors import WeightsError
+from vidrestore.errors import ConfigError, WeightsError
 from vidrestore.restoration.mobilestyle import GeneratorDims, StyleGenerator
-from vidrestore.train.faces import find_generator
+from vidrestore.train.faces import MEAN_COUNT, MEAN_SEED, find_generator, latent_of
 
-__all__ = ["Mapping", "load_generator", "load_mapping", "read_constants", "truncated"]
+__all__ = ["Mapping", "load_generator", "load_mapping", "mean_style", "read_constants", "styles_of"]
 
 _TYPES = {"f32": np.float32, "f16": np.float16, "i64": np.int64, "i32": np.int32}
 
@@ -160,6 +161,27 @@ def _tensor(value: NDArray[np.generic]) -> Tensor:
     return torch.from_numpy(np.array(value, dtype=np.float32))
 
 
-def truncated(w: Tensor, mean: Tensor, psi: float | Tensor) -> Tensor:
-    """w drawn towards the mean: psi 1 leaves it, 0 gives the mean face."""
-    return mean + psi * (w - mean)
+def mean_style() -> Tensor:
+    """(512,) mean of the published mapping over the seeds that the faces' truncation is drawn towards."""
+    mapping = load_mapping()
+    z = np.concatenate([latent_of(MEAN_SEED + i)[0] for i in range(MEAN_COUNT)])
+    with torch.inference_mode():
+        mean: Tensor = mapping(torch.from_numpy(z)).mean(0)
+    return mean.clone()
+
+
+def styles_of(paths: Sequence[Path], mean: Tensor) -> Tensor:
+    """(F, 512) styles of generated faces, from the numbers that are their names.
+
+    Raises:
+        ConfigError: a name is no number.
+    """
+    if not all(path.stem.isdecimal() for path in paths):
+        raise ConfigError("data.generated is set, but not all pictures have a number for a name")
+    drawn = [latent_of(int(path.stem)) for path in paths]
+    mapping = load_mapping()
+    with torch.inference_mode():
+        w = mapping(torch.from_numpy(np.concatenate([z for z, _ in drawn])))
+        psi = torch.tensor([psi for _, psi in drawn], dtype=torch.float32)[:, None]
+        styles: Tensor = mean + psi * (w - mean)
+    return styles.clone()

@@ -30,9 +30,8 @@ from vidrestore.morphable.prior import ShapePrior
 from vidrestore.restoration.compact import load_compact
 from vidrestore.restoration.mobile import PRIOR_SIZE, MobileDims, MobileNet, load_mobile, save_mobile
 from vidrestore.train.data import HeldOut, list_images, split_held_out
-from vidrestore.train.faces import MEAN_COUNT, MEAN_SEED, latent_of
 from vidrestore.train.gan import hinge_critic, hinge_fooling
-from vidrestore.train.generator import load_generator, load_mapping
+from vidrestore.train.generator import load_generator, mean_style, styles_of
 from vidrestore.train.losses import absolute_error, laplacian_error, perceptual_error, sample_weights
 from vidrestore.train.meshes import PointCache, SampleSource
 from vidrestore.train.run import (
@@ -52,7 +51,7 @@ from vidrestore.train.run import (
 )
 from vidrestore.train.vr468 import mesh_of
 
-__all__ = ["MobileConfig", "Phase", "load_config", "mean_style", "styles_of", "train"]
+__all__ = ["MobileConfig", "Phase", "load_config", "train"]
 
 
 @dataclass(frozen=True, slots=True)
@@ -172,32 +171,6 @@ def train(
     """
     training = _MobileTraining(config, prior or ShapePrior(config.run.device))
     return run(training, config.run, folder, config=config, progress=progress, stop=stop)
-
-
-def mean_style() -> Tensor:
-    """(512,) mean of the published mapping over the seeds that the faces' truncation is drawn towards."""
-    mapping = load_mapping()
-    z = np.concatenate([latent_of(MEAN_SEED + i)[0] for i in range(MEAN_COUNT)])
-    with torch.inference_mode():
-        mean: Tensor = mapping(torch.from_numpy(z)).mean(0)
-    return mean.clone()
-
-
-def styles_of(paths: Sequence[Path], mean: Tensor) -> Tensor:
-    """(F, 512) styles of generated faces, from the numbers that are their names.
-
-    Raises:
-        ConfigError: a name is no number.
-    """
-    if not all(path.stem.isdecimal() for path in paths):
-        raise ConfigError("data.generated is set, but not all pictures have a number for a name")
-    drawn = [latent_of(int(path.stem)) for path in paths]
-    mapping = load_mapping()
-    with torch.inference_mode():
-        w = mapping(torch.from_numpy(np.concatenate([z for z, _ in drawn])))
-        psi = torch.tensor([psi for _, psi in drawn], dtype=torch.float32)[:, None]
-        styles: Tensor = mean + psi * (w - mean)
-    return styles.clone()
 
 
 class _Critic(nn.Module):

@@ -43,6 +43,7 @@ __all__ = [
     "Mesh",
     "VertexColours",
     "aligned",
+    "examine",
     "fit",
     "make_vr468",
     "mesh_of",
@@ -305,6 +306,46 @@ def make_vr468(
         torch.tensor(LANDMARKS),
         mirror=torch.from_numpy(mesh.mirror),
     )
+
+
+def examine(
+    model: MorphableModel, faces: Array, changes: Sequence[tuple[Array, Array]], *, noise: float = 0.012
+) -> dict[str, float]:
+    """What a model is worth on faces that it was not made from.
+
+    Args:
+        model: of :func:`make_vr468`.
+        faces: (F, 468, 3) teacher points.
+        changes: (before, after) of one person each.
+        noise: as for :func:`make_vr468`.
+
+    Returns:
+        ``error_percent``: mean distance of the fitted vertices from the teacher's, in % of the distance between the
+        eyes; ``mean_face_percent``: of the mean face; ``lips_by_expression`` and ``lids_by_expression``: the share of
+        the change of these vertices that the fitted expression carries, the rest being identity.
+    """
+    mean, identity, expression = (
+        b.double().numpy() for b in (model.mean_shape, model.identity_basis, model.expression_basis)
+    )
+    basis = np.concatenate([identity, expression], 1)
+    flips = np.array([1.0, -1.0, -1.0])
+    shapes = np.stack([onto(face * flips, mean) for face in faces]) - mean
+    flat = shapes.reshape(len(shapes), -1)
+    rest = (flat - fit(flat, basis, noise) @ basis.T).reshape(shapes.shape)
+    values = {
+        "error_percent": 100 * float(np.linalg.norm(rest, axis=2).mean()) / _EYE_DISTANCE,
+        "mean_face_percent": 100 * float(np.linalg.norm(shapes, axis=2).mean()) / _EYE_DISTANCE,
+    }
+    for name, vertices in (("lips", (13, 14, 61, 291, 0, 17)), ("lids", (159, 145, 386, 374))):
+        carried = total = 0.0
+        for before, after in changes:
+            both = np.stack([onto(p * flips, mean) - mean for p in (before, after)]).reshape(2, -1)
+            steps = np.diff(fit(both, basis, noise), axis=0)[0]
+            real = np.diff(both, axis=0).reshape(-1, 3)[list(vertices)]
+            own = (expression @ steps[identity.shape[1] :]).reshape(-1, 3)[list(vertices)]
+            carried, total = carried + float((own * real).sum()), total + float((real * real).sum())
+        values[f"{name}_by_expression"] = carried / total if total else float("nan")
+    return values
 
 
 def _expression_basis(mesh: Mesh, mean: Array, changes: Sequence[tuple[Array, Array]], count: int) -> Array:
