@@ -174,7 +174,8 @@ def _closed(plane: Plane, hole: NDArray[np.uint8], depth: int) -> Plane:
     missing = hole != 0
     filled = _pulled_and_pushed(plane.astype(np.float32), (~missing).astype(np.float32))
     top = (1 << depth) - 1
-    closed: Plane = np.where(missing, np.rint(np.clip(filled, 0, top)), plane).astype(plane.dtype)
+    closed = plane.copy()
+    closed[missing] = np.rint(np.clip(filled[missing], 0, top)).astype(plane.dtype)
     return closed
 
 
