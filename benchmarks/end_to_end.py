@@ -45,7 +45,7 @@ def enlarge(source: Path, target: Path, height: int, num_frames: int) -> Path:
         stream.width, stream.height, stream.pix_fmt = video.width * height // video.height, height, "yuv420p"
         for index, frame in zip(range(num_frames), container.decode(video), strict=False):
             large = frame.reformat(width=stream.width, height=height)
-            large.pts = index
+            large.pts, large.time_base = index, 1 / Fraction(video.average_rate or 25)
             out.mux(stream.encode(large))
         out.mux(stream.encode(None))
     return target
