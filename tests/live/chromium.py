@@ -49,7 +49,7 @@ class Page:
         assert "exceptionDetails" not in answer, answer["exceptionDetails"]
         return answer["result"].get("value")
 
-    async def until(self, expression: str, seconds: float = 20.0) -> Any:
+    async def until(self, expression: str, seconds: float = 40.0) -> Any:
         """Waits until an expression is true; its value."""
         end = asyncio.get_running_loop().time() + seconds
         while True:
@@ -140,7 +140,7 @@ async def open_page(address: str, *, width: int = 1280, height: int = 860, dark:
                     scheme = {"name": "prefers-color-scheme", "value": "dark" if dark else "light"}
                     await page.call("Emulation.setEmulatedMedia", features=[scheme])
                     await page.call("Page.navigate", url=address)
-                    await page.until("document.readyState === 'complete' && location.protocol === 'http:'")
+                    await page.until("document.readyState === 'complete' && location.protocol === 'http:'", 60)
                     yield page
         finally:
             with contextlib.suppress(ProcessLookupError):

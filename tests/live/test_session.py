@@ -14,7 +14,7 @@ from stamps import number_in
 from stand_ins import FakeCamera, FakeClock, OneFace, TimedRestorer, live_config
 
 from vidrestore.config import load_config
-from vidrestore.errors import ConfigError, DecodeError, EncodeError
+from vidrestore.errors import ConfigError, DecodeError, EncodeError, WeightsError
 from vidrestore.live.capture import Arrival, Camera
 from vidrestore.live.engine import LiveFrame
 from vidrestore.live.session import LiveSession, network_names, preset_text_of
@@ -80,7 +80,7 @@ def running(session: LiveSession) -> tuple[threading.Thread, threading.Event]:
     return thread, stop
 
 
-def until(condition: Callable[[], bool], seconds: float = 20.0) -> None:
+def until(condition: Callable[[], bool], seconds: float = 60.0) -> None:
     end = time.monotonic() + seconds
     while not condition():
         assert time.monotonic() < end
@@ -224,7 +224,12 @@ def test_the_network_is_changed_while_the_picture_runs(tmp_path: Path, monkeypat
 def test_a_network_whose_weights_are_missing_is_told_and_the_old_one_goes_on(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setenv("XDG_DATA_HOME", str(tmp_path))
+    from vidrestore.live import session as module
+
+    def missing(options: object) -> list[TimedRestorer]:
+        raise WeightsError("codeformer.safetensors is not here; see `models convert`")
+
+    monkeypatch.setattr(module, "_load_networks", missing)
     session, (sink,) = session_of(tmp_path, [Paced(FakeClock(), 0, 10_000)])
     thread, stop = running(session)
     try:
