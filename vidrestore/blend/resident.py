@@ -98,7 +98,8 @@ class ResidentBlend:
 
 def _damp(difference: Tensor, share: float) -> Tensor:
     luma = torch.tensordot(difference, _luma(difference.device), ([1], [0]))[:, None]
-    return luma + share * (difference - luma)
+    damped: Tensor = luma + share * (difference - luma)
+    return damped
 
 
 def _guard(difference: Tensor, mask: Tensor, share: float) -> Tensor:

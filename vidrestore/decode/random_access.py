@@ -96,7 +96,8 @@ def contact_sheet(
         small = []
         for picture in clip.pictures(indices):
             height = max(1, round(picture.shape[0] * width_px / picture.shape[1]))
-            small.append(cv2.resize(picture, (width_px, height), interpolation=cv2.INTER_AREA))
+            resized = cv2.resize(picture, (width_px, height), interpolation=cv2.INTER_AREA)
+            small.append(np.asarray(resized, dtype=np.uint8))
     height = small[0].shape[0]
     sheet = np.full((rows * (height + gap_px) + gap_px, columns * (width_px + gap_px) + gap_px, 3), 24, np.uint8)
     for i, picture in enumerate(small):

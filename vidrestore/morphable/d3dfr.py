@@ -8,7 +8,7 @@ Figure:
 
 Paper:
     Deng et al.: Accurate 3D Face Reconstruction with Weakly-Supervised Learning, CVPR Workshops 2019; its PyTorch
-    version, and the same network adapted to degraded faces in SGPN (Tang et al., 2022).
+    version, and the same network adapted to degraded faces in SGPN (Zhu et al., CVPR 2022).
 
 Weights:
     ``d3dfr_finetune_ours.pth`` and ``d3dfr_opensource.pth`` of SGPN's archive, flat state dicts; ``epoch_20.pth`` of

@@ -8,7 +8,7 @@ Figure:
 
 Paper:
     Deng et al.: Accurate 3D Face Reconstruction with Weakly-Supervised Learning, CVPR Workshops 2019, section 2; the
-    numbers are those of its PyTorch code as used by SGPN (Tang et al., 2022). Two defects are not repeated:
+    numbers are those of its PyTorch code as used by SGPN (Zhu et al., CVPR 2022). Two defects are not repeated:
     a batch of exactly three gets right normals, and a vertex without area gets the normal 0 instead of NaN.
 
 Precision:
@@ -145,11 +145,11 @@ class MorphableModel(nn.Module):
     def shape(self, identity: Tensor, expression: Tensor) -> Tensor:
         """(B, 80), (B, 64) -> (B, N, 3), not yet turned or moved."""
         offsets = identity @ self.identity_basis.T + expression @ self.expression_basis.T  # (B, N * 3)
-        return self.mean_shape + offsets.unflatten(1, (self.num_vertices, 3))
+        return self.mean_shape + offsets.view(-1, self.num_vertices, 3)
 
     def texture(self, texture: Tensor) -> Tensor:
         """(B, 80) -> (B, N, 3) R'G'B' under even light, about 0..255, not clipped."""
-        return self.mean_texture + (texture @ self.texture_basis.T).unflatten(1, (self.num_vertices, 3))
+        return self.mean_texture + (texture @ self.texture_basis.T).view(-1, self.num_vertices, 3)
 
     def normals(self, shape: Tensor) -> Tensor:
         """(B, N, 3) -> (B, N, 3) unit normals: the sum of the neighbouring triangles', weighted by their areas."""
@@ -197,7 +197,7 @@ class MorphableModel(nn.Module):
             2 pi / sqrt 8, and its regressor has learned coefficients that fit those.
         """
         constants = functional.pad(lighting.new_full((1,), AMBIENT), (0, 8))  # (9,), of the constant harmonic only
-        weights = lighting.unflatten(1, (3, 9)) + constants
+        weights = lighting.view(-1, 3, 9) + constants
         return texture * (harmonics(normals) @ weights.transpose(1, 2))
 
     def landmarks3d(self, vertices: Tensor) -> Tensor:

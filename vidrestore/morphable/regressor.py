@@ -29,6 +29,7 @@ from collections.abc import Mapping
 from dataclasses import asdict, dataclass
 from importlib import resources
 from pathlib import Path
+from typing import Any
 
 import torch
 from safetensors import SafetensorError, safe_open
@@ -190,7 +191,8 @@ def load_regressor(path: str | os.PathLike[str] | None = None, device: torch.dev
         raw = json.loads(metadata["dims"]) if metadata.get("format") == _FORMAT else None
         if not isinstance(raw, dict):
             raise WeightsError(f"{source}: expected {_FORMAT}, got {metadata.get('format')!r}")
-        dims = RegressorDims(**{k: tuple(v) if isinstance(v, list) else v for k, v in raw.items()})
+        values: dict[str, Any] = {k: tuple(v) if isinstance(v, list) else v for k, v in raw.items()}
+        dims = RegressorDims(**values)
         if max(dims.widths, default=0) > 1024 or sum(dims.depths) > 64 or dims.places > 1024:
             raise WeightsError(f"{source}: the dims in its metadata are beyond reason: {dims}")
         network = ShapeRegressor(dims)

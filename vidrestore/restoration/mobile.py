@@ -200,7 +200,8 @@ class MobileNet(nn.Module):
         sources = generator if dims.uses_generator else tuple(widths[-2 - i] for i in range(len(generator)))
         self.joins = nn.ModuleList(nn.Conv2d(sources[i], dims.trunk.widths[-1 - i], 1) for i in range(len(generator)))
         self.fine = nn.Conv2d(dims.trunk.widths[0], 64, 1)
-        starts_at_zero: list[Any] = [*self.joins, self.fine, *(block.conv1.extra for block in self.blocks)]
+        blocks: list[Any] = list(self.blocks)
+        starts_at_zero: list[Any] = [*self.joins, self.fine, *(block.conv1.extra for block in blocks)]
         for layer in starts_at_zero:
             nn.init.zeros_(layer.weight)
             if layer.bias is not None:
@@ -245,8 +246,9 @@ class MobileNet(nn.Module):
         """
         crop_maps, render_maps, style = self.look(small, render, coefficients)
         x = self.first(style)
-        changes = []
-        for i, (block, fusion, join) in enumerate(zip(self.blocks, self.fusions, self.joins, strict=True)):
+        changes: list[Tensor] = []
+        parts: list[tuple[Any, Any, Any]] = list(zip(self.blocks, self.fusions, self.joins, strict=True))
+        for i, (block, fusion, join) in enumerate(parts):
             grown = block.grow(x, style)
             fused = fusion(grown, crop_maps[-2 - i], render_maps[-2 - i])
             if self.dims.uses_generator:
@@ -345,7 +347,7 @@ def load_mobile(path: str | os.PathLike[str] | None = None, device: torch.device
     if not all(value.is_floating_point() and bool(torch.isfinite(value).all()) for value in state.values()):
         raise WeightsError(f"{source}: holds values that are not finite")
     network.load_state_dict({k: v.float() for k, v in state.items()})
-    network = network.to(device=device, memory_format=torch.channels_last)  # type: ignore[call-overload]
+    network.to(device=device, memory_format=torch.channels_last)  # type: ignore[call-overload]
     return network.eval().requires_grad_(False)
 
 
@@ -355,10 +357,20 @@ def _read_dims(source: Path, metadata: Mapping[str, str]) -> MobileDims:
     try:
         raw: dict[str, Any] = json.loads(metadata["dims"])
         trunk = CompactDims(**{k: tuple(v) for k, v in raw.pop("trunk").items()})
-        dims = MobileDims(trunk=trunk, **{k: tuple(v) if isinstance(v, list) else v for k, v in raw.items()})
+        values: dict[str, Any] = {k: tuple(v) if isinstance(v, list) else v for k, v in raw.items()}
+        dims = MobileDims(trunk=trunk, **values)
     except (KeyError, TypeError, ValueError, AttributeError) as error:
         raise WeightsError(f"{source}: the dims in its metadata cannot be read ({error})") from error
-    sizes = (*dims.trunk.widths, *dims.encoder, *dims.generator, dims.style, dims.base, dims.rank, dims.codes, dims.hidden)
+    sizes = (
+        *dims.trunk.widths,
+        *dims.encoder,
+        *dims.generator,
+        dims.style,
+        dims.base,
+        dims.rank,
+        dims.codes,
+        dims.hidden,
+    )
     blocks = sum(dims.trunk.encoder_blocks + dims.trunk.decoder_blocks)
     if not all(isinstance(n, int) and 0 < n <= 4096 for n in sizes) or len(dims.generator) > 7 or blocks > 64:
         raise WeightsError(f"{source}: the dims in its metadata are beyond reason: {dims}")

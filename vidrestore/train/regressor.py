@@ -221,7 +221,8 @@ def shape_errors(
 def eye_distance(points: Tensor) -> Tensor:
     """(B,) distance between the eyes' centres in space, so that a profile's is not short."""
     eyes = points[:, list(_EYES)]
-    return (eyes[:, :2].mean(1) - eyes[:, 2:].mean(1)).norm(dim=-1)
+    distance: Tensor = (eyes[:, :2].mean(1) - eyes[:, 2:].mean(1)).norm(dim=-1)
+    return distance
 
 
 def point_errors(model: MorphableModel, coefficients: Tensor, points: Tensor, size: int) -> Tensor:
@@ -234,7 +235,8 @@ def point_errors(model: MorphableModel, coefficients: Tensor, points: Tensor, si
         size: of the crop in pixels.
     """
     found = model(coefficients, Camera().scaled(size)).points_px[:, model.landmarks]
-    return (found - points[:, model.landmarks, :2]).norm(dim=-1).mean(1) / eye_distance(points)
+    errors: Tensor = (found - points[:, model.landmarks, :2]).norm(dim=-1).mean(1) / eye_distance(points)
+    return errors
 
 
 def _centred(depth: Tensor) -> Tensor:
@@ -330,7 +332,7 @@ class _RegressorTraining:
         batch = self.test_batch
         self.average.eval()
         device = self.config.run.device
-        found = torch.cat([self.average(_float(part.to(device))) for part in batch["degraded"].split(32)])
+        found = torch.cat([self.average(_float(part.to(device))) for part in torch.split(batch["degraded"], 32)])
         points, size = batch["points"].to(device), batch["clean"].shape[-1]
         errors = 100.0 * point_errors(self.model, found, points, size)
         start = self.average.centre.expand(len(points), -1)
