@@ -131,7 +131,7 @@ def draw_gradients(
     Raises:
         KernelError: shapes or types that do not fit.
     """
-    mesh = _Mesh(points_px, depth, triangles, seen.shape[-1])
+    mesh: _Mesh = _Mesh(points_px, depth, triangles, seen.shape[-1])
     values = _checked_values(mesh, values)
     _check_seen(mesh, seen)
     size = seen.shape[1]

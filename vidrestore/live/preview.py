@@ -92,7 +92,7 @@ class PreviewSink:
         else:
             if self._fitter is None or (self._fitter.height, self._fitter.width) != size:
                 self._fitter = Fitter("bgr24", size[1], size[0])
-            picture = self._fitter.fit(frame).to_ndarray()
+            picture = np.asarray(self._fitter.fit(frame).to_ndarray(), dtype=np.uint8)
         return jpeg_of(picture, self._options.preview_quality)
 
 

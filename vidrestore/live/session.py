@@ -29,7 +29,7 @@ __all__ = ["LiveSession", "network_names", "preset_text_of"]
 
 log = logging.getLogger(__name__)
 
-SMALL_NETWORK = "compact"
+SMALL_NETWORK: Literal["compact"] = "compact"
 """What the ladder falls back on: the cheapest of ours, and always there."""
 _POLL_S = 0.1
 _STAND_IN_S = 0.5  # a held picture or a slate is sent so often: enough for players not to give up

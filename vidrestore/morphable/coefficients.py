@@ -51,7 +51,7 @@ def split(coefficients: Tensor) -> Coefficients:
     """
     if coefficients.ndim != 2 or coefficients.shape[1] != COEFFICIENTS:
         raise ValueError(f"coefficients must be (B, {COEFFICIENTS}), got {tuple(coefficients.shape)}")
-    return Coefficients(*coefficients.split(list(WIDTHS.values()), dim=1))
+    return Coefficients(*torch.split(coefficients, list(WIDTHS.values()), dim=1))
 
 
 def join(coefficients: Coefficients) -> Tensor:

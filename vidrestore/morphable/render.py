@@ -49,7 +49,7 @@ def render(points_px: Tensor, depth: Tensor, triangles: Tensor, colours: Tensor,
         On a CUDA device with CuPy a kernel draws in the tensors' own memory, on the current stream, without waiting.
         On any other device, and for float64, the CPU draws.
     """
-    picture, seen = _Render.apply(points_px, depth, colours, triangles, size)
+    picture, seen = _Render.apply(points_px, depth, colours, triangles, size)  # type: ignore[no-untyped-call]
     return picture, seen >= 0
 
 

@@ -41,7 +41,9 @@ def synthetic_model(rows: int = 13, columns: int = 11) -> MorphableModel:
     u, v = u.flatten(), v.flatten()
     mean_shape = _egg(u, v)
     waves = _waves(u, v)  # (N, 224, 3), smooth, at most 1
-    identity, expression, texture = waves.split([WIDTHS[k] for k in ("identity", "expression", "texture")], dim=1)
+    identity, expression, texture = torch.split(
+        waves, [WIDTHS[k] for k in ("identity", "expression", "texture")], dim=1
+    )
     mouth = torch.exp(-((v + 0.5) ** 2) / 0.1)[:, None, None]  # expressions move the lower face
     skin = torch.stack([200.0 - 20.0 * v * v, 150.0 - 25.0 * u * u, 130.0 + 15.0 * u * v], dim=1)
     return MorphableModel(

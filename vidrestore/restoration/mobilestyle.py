@@ -51,7 +51,7 @@ def inverse_haar(x: Tensor) -> Tensor:
         (B, C / 4, 2 H, 2 W).
     """
     c = x.shape[1]
-    low, bands = x[:, : c // 4], x[:, c // 4 :].unflatten(1, (c // 4, 3))
+    low, bands = x[:, : c // 4], torch.unflatten(x[:, c // 4 :], 1, (c // 4, 3))
     along_y, along_x, along_both = bands.unbind(2)
     top, bottom = low + along_y, low - along_y
     odd, even = along_x + along_both, along_x - along_both

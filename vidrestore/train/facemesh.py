@@ -74,9 +74,9 @@ class FaceMesh:
         for _ in range(2):  # the second look is framed by the first, the third is the first that is framed well
             low, high = points[:, :2].min(0), points[:, :2].max(0)
             across = points[_OUTER_EYES[1], :2] - points[_OUTER_EYES[0], :2]
-            centre = (low + high) / 2
             width = _MARGIN * float((high - low).max())
-            points, score = self._look(picture, *centre, width, math.atan2(across[1], across[0]))
+            x, y = (float(value) for value in (low + high) / 2)
+            points, score = self._look(picture, x, y, width, math.atan2(across[1], across[0]))
         return points, score
 
     def _look(

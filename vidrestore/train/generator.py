@@ -89,7 +89,7 @@ def load_mapping(folder: Path | None = None) -> Mapping:
     mapping = Mapping()
     if [t.shape for t in tensors] != [s for _ in mapping.layers for s in ((512, 512), (512,))]:
         raise WeightsError(f"{path}: expected eight linear layers of 512, found {[t.shape for t in tensors]}")
-    state = {}
+    state: dict[str, Tensor] = {}
     for i, (weight, bias) in enumerate(zip(tensors[::2], tensors[1::2], strict=True)):
         state |= {f"layers.{i}.weight": _tensor(weight), f"layers.{i}.bias": _tensor(bias)}
     mapping.load_state_dict(state)
