@@ -256,14 +256,9 @@ def _means(backend: Backend, kind: str, plane: DeviceArray, block_x: int, block_
     height, width = plane.shape
     num_rows, num_columns = -(-height // block_y) + 2, -(-width // block_x) + 2
     means = backend.empty((num_rows, num_columns), np.dtype(np.float32))
-    arguments = (
-        plane,
-        np.int64(plane.strides[0]),
-        *(np.int32(n) for n in (plane.strides[1], width, height, block_x, block_y)),
-        means,
-        np.int32(num_columns),
-        np.int32(num_rows),
-    )
+    arguments: list[np.generic | DeviceArray | None] = [plane, np.int64(plane.strides[0])]
+    arguments += [np.int32(n) for n in (plane.strides[1], width, height, block_x, block_y)]
+    arguments += [means, np.int32(num_columns), np.int32(num_rows)]
     backend.launch("sample", f"means_{kind}", _grid(num_columns, num_rows, 1), arguments)
     return means
 

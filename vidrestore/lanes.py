@@ -98,7 +98,7 @@ class CudaLanes:
                 cupy.cuda.runtime.getDevice()
         except cupy.cuda.runtime.CUDARuntimeError as error:
             raise DeviceError(f"CuPy does not reach {self.device}: {error}; is its build the driver's?") from error
-        self._streams = {name: torch.cuda.Stream(self.device) for name in ("upload", "network", "download")}
+        self._streams = {name: _stream(self.device) for name in ("upload", "network", "download")}
         self._modules: dict[str, Any] = {}
         self._kernels: dict[tuple[str, str], Any] = {}
         self._outside: dict[int, Any] = {}  # torch's streams as CuPy's
@@ -112,7 +112,7 @@ class CudaLanes:
 
     def mark(self) -> torch.cuda.Event:
         """See :class:`Lanes`."""
-        event = torch.cuda.Event(blocking=True)  # a host that waits sleeps, the core is wanted elsewhere
+        event = _event()
         event.record(torch.cuda.current_stream(self.device))
         return event
 
@@ -132,7 +132,7 @@ class CudaLanes:
         if data.size > _PARCEL_BYTES:
             raise DeviceError(f"{data.size} bytes of geometry are more than one upload holds ({_PARCEL_BYTES})")
         if len(self._parcels) < _NUM_PARCELS:
-            parcel, sent = self.staging((_PARCEL_BYTES,), torch.uint8), torch.cuda.Event()
+            parcel, sent = self.staging((_PARCEL_BYTES,), torch.uint8), _event()
         else:
             parcel, sent = self._parcels.popleft()
             sent.synchronize()  # 64 uploads ago: long since passed
@@ -173,6 +173,17 @@ class CudaLanes:
                 self._modules[source] = self._cupy.RawModule(code=cuda_source(source), options=("--std=c++17",))
             self._kernels[source, kernel] = self._modules[source].get_function(kernel)
         return self._kernels[source, kernel]
+
+
+def _stream(device: torch.device) -> torch.cuda.Stream:
+    stream: torch.cuda.Stream = torch.cuda.Stream(device)  # type: ignore[no-untyped-call]
+    return stream
+
+
+def _event() -> torch.cuda.Event:
+    """A host that waits for it sleeps: the core is wanted elsewhere."""
+    event: torch.cuda.Event = torch.cuda.Event(blocking=True)  # type: ignore[no-untyped-call]
+    return event
 
 
 class _StreamAddress:

@@ -93,7 +93,7 @@ def contact_sheet(
     with RandomAccess(path) as clip:
         count = min(columns * rows, clip.num_frames)
         indices = [clip.num_frames * (2 * i + 1) // (2 * count) for i in range(count)]
-        small = []
+        small: list[NDArray[np.uint8]] = []
         for picture in clip.pictures(indices):
             height = max(1, round(picture.shape[0] * width_px / picture.shape[1]))
             resized = cv2.resize(picture, (width_px, height), interpolation=cv2.INTER_AREA)
