@@ -62,7 +62,7 @@ def test_quiet_says_nothing(face_clip: Path, tmp_path: Path, capfd: pytest.Captu
     ("arguments", "status", "message"),
     [
         (["restore", "none.mp4", "-o", "{tmp}/o.mp4"], 2, r"none\.mp4: no such file"),
-        (["restore", "{tmp}", "-o", "{tmp}/o.mp4"], 2, "is a folder, expected a video file"),
+        (["restore", "{tmp}", "-o", "{tmp}/o.mp4"], 2, "holds no PNG, JPEG or WebP picture"),
         (["restore", "{text}", "-o", "{tmp}/o.mp4"], 2, r"notes\.txt: is not a video file"),
         (["restore", "{sound}", "-o", "{tmp}/o.mp4"], 2, "no video stream"),
         (["restore", "{clip}", "-o", "{there}"], 1, r"there\.mp4: exists already"),

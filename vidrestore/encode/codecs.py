@@ -195,6 +195,7 @@ def encoder_options(
     if codec == "ffv1":
         # version 3 with a checksum per slice is what archives ask for (RFC 9043); context 1 packs a little better
         is_cut = min(size) >= _FFV1_MIN_SIDE and "410" not in pix_fmt and "411" not in pix_fmt
+        is_cut = is_cut and all(side % 4 != 3 for side in size)  # an edge through a chroma sample: FFmpeg refuses
         slices = str(_FFV1_SLICES if is_cut else 1)
         return {"level": "3", "slices": slices, "slicecrc": "1", "coder": "1", "context": "1", "g": "1"}
     return {"profile": profile_of(codec, pix_fmt)} | ({"vendor": "apl0"} if codec == "prores" else {})
