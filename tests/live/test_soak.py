@@ -68,6 +68,8 @@ def test_ten_minutes_of_overload(tmp_path: Path) -> None:
     sequence, done_s, latency = (np.array(column) for column in zip(*frames, strict=True))
     assert (np.diff(sequence) > 0).all()
     assert session.figures()["camera"]["dropped"] > 0.3 * session.figures()["camera"]["num_frames"]
-    slope, _ = np.polyfit(done_s / 60, latency, 1)
-    noise = latency.std() / (np.std(done_s / 60) * np.sqrt(len(latency)))
-    assert slope - 3 * noise <= 1.0  # ms a minute
+    # Medians of many short stretches: another program's second on this core is none of ours, a queue that grows is.
+    windows = np.array_split(np.arange(len(latency)), 40)
+    middle = np.array([[np.median(done_s[w]) / 60, np.median(latency[w])] for w in windows])
+    (slope, _), covariance = np.polyfit(*middle.T, 1, cov=True)
+    assert slope - 2 * np.sqrt(covariance[0, 0]) <= 1.0  # ms a minute
