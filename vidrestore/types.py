@@ -239,11 +239,23 @@ class Track:
     pose: Pose | None = None
     """Head pose, where a tracker gives one."""
     coefficients: NDArray[np.float32] | None = None
-    """(257,) 3DMM coefficients: identity 80, expression 64, texture 80, angles 3, lighting 27, translation 3."""
+    """(257,) 3DMM coefficients: identity 80, expression 64, texture 80, angles 3, lighting 27, translation 3; as
+    ``Camera()`` sees the face in the crop that ``alignment`` leads to (``restoration.align.crop_from_display``)."""
     missed: int = 0
-    """Frames since the detector last saw it; 0 where it was seen in this frame."""
+    """Frames since it was last seen; 0 where it was seen in this frame."""
     shot: int = 0
     """The shot it belongs to."""
+    anchors: NDArray[np.float32] | None = None
+    """(5, 2) where the five points would be if the face were at rest, in the smoothed pose: what crops are aligned by.
+    They do not move when the mouth opens. None where no 3D face is tracked."""
+    mesh: NDArray[np.float32] | None = None
+    """(V, 3) vertices of the tracked 3D face with its expression: x, y in display pixels; z in display pixels towards
+    the viewer, 0 at the face's origin. None where no 3D face is tracked."""
+
+    @property
+    def alignment(self) -> NDArray[np.float32]:
+        """(5, 2) points that crops are aligned by: the anchors, or the landmarks where there are none."""
+        return self.landmarks if self.anchors is None else self.anchors
 
 
 @dataclass(frozen=True, slots=True)
@@ -268,6 +280,8 @@ class Crop:
     """The track's fade, in [0, 1]."""
     holes: NDArray[np.float32] | None = None
     """(S, S) in [0, 1]: where the picture is missing and is to be made up; None where nothing is."""
+    mesh: NDArray[np.float32] | None = None
+    """(V, 3) vertices of the tracked 3D face, x and y in crop pixels, z in crop pixels towards the viewer; or None."""
 
     def __post_init__(self) -> None:
         """Checks that the image is a square of three channels."""

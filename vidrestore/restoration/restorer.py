@@ -15,7 +15,7 @@ from torch import Tensor
 from vidrestore.config import RestoreOptions
 from vidrestore.device import choose_device, choose_precision
 from vidrestore.errors import VidrestoreError
-from vidrestore.geometry import compose, invert
+from vidrestore.geometry import apply, compose, invert, mean_scale
 from vidrestore.kernels.sample import sample_crops
 from vidrestore.restoration.align import FFHQ_TEMPLATE_512, crop_from_display
 from vidrestore.restoration.batcher import BatchSizes
@@ -130,6 +130,14 @@ class CodeFormerRestorer:
         return restored.float().clamp(-1.0, 1.0)
 
 
+def _mesh_in(crop_from_display: NDArray[np.float64], mesh: NDArray[np.float32]) -> NDArray[np.float32]:
+    """A mesh of display pixels in those of a crop."""
+    placed = np.empty_like(mesh)
+    placed[:, :2] = apply(crop_from_display, mesh[:, :2])
+    placed[:, 2] = mesh[:, 2] * mean_scale(crop_from_display)
+    return placed
+
+
 def _one_or_each(w: NDArray[np.float32], device: torch.device) -> float | Tensor:
     """One number where all are equal (0 then spares the fusion), else one per picture."""
     return float(w[0]) if (w == w[0]).all() else torch.from_numpy(w).to(device)
@@ -234,9 +242,22 @@ class FaceRestorer:
         maps = self.crop_maps(item)
         images = sample_crops(item.frame.planes, item.frame.format, maps, self._restorer.size)
         holes = self._sample_holes(item.frame.index, maps)
+        meshes = self.crop_meshes(item.tracks, maps)
         return [
-            Crop(track.id, item.frame.index, image, crop_from_frame, track.strength, hole)
-            for track, image, crop_from_frame, hole in zip(item.tracks, images, maps, holes, strict=True)
+            Crop(track.id, item.frame.index, image, crop_from_frame, track.strength, hole, mesh)
+            for track, image, crop_from_frame, hole, mesh in zip(item.tracks, images, maps, holes, meshes, strict=True)
+        ]
+
+    def crop_meshes(self, tracks: Sequence[Track], maps: NDArray[np.float64]) -> list[NDArray[np.float32] | None]:
+        """The tracked 3D faces in crop pixels, (V, 3) each; None where a track has none.
+
+        Args:
+            tracks: B faces of one frame.
+            maps: (B, 2, 3) crop_from_frame.
+        """
+        return [
+            None if track.mesh is None else _mesh_in(compose(m, self._frame_from_display), track.mesh)
+            for track, m in zip(tracks, maps, strict=True)
         ]
 
     def _sample_holes(self, frame_index: int, maps: NDArray[np.float64]) -> Sequence[NDArray[np.float32] | None]:
@@ -250,7 +271,7 @@ class FaceRestorer:
         """(B, 2, 3) maps from frame to crop pixels of the frame's tracks, in their order."""
         size = self._restorer.size
         points = getattr(self._restorer, "template", FFHQ_TEMPLATE_512)  # few networks want the face elsewhere
-        faces = [crop_from_display(track.landmarks, size, points) for track in item.tracks]
+        faces = [crop_from_display(track.alignment, size, points) for track in item.tracks]
         maps = [compose(face, self._info.display_from_frame) for face in faces]
         return np.stack(maps) if maps else np.zeros((0, 2, 3))
 
