@@ -48,7 +48,7 @@ from torch import Tensor, nn
 from torch.nn import functional
 
 from vidrestore.errors import WeightsError
-from vidrestore.restoration.compact import CompactDims, CompactNet
+from vidrestore.restoration.compact import CompactDims, CompactNet, dims_of
 from vidrestore.restoration.mobilestyle import StyleBlock, StyleGenerator
 
 __all__ = ["MOBILE_SIZE", "PRIOR_SIZE", "MobileDims", "MobileNet", "load_mobile", "save_mobile", "shipped_mobile"]
@@ -356,7 +356,7 @@ def _read_dims(source: Path, metadata: Mapping[str, str]) -> MobileDims:
         raise WeightsError(f"{source}: expected {_FORMAT}, got {metadata.get('format')!r}")
     try:
         raw: dict[str, Any] = json.loads(metadata["dims"])
-        trunk = CompactDims(**{k: tuple(v) for k, v in raw.pop("trunk").items()})
+        trunk = dims_of(raw.pop("trunk"))
         values: dict[str, Any] = {k: tuple(v) if isinstance(v, list) else v for k, v in raw.items()}
         dims = MobileDims(trunk=trunk, **values)
     except (KeyError, TypeError, ValueError, AttributeError) as error:

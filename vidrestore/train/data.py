@@ -11,7 +11,7 @@ import logging
 import math
 import os
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -24,16 +24,19 @@ from torch.utils.data import DataLoader, Dataset, Sampler
 
 from vidrestore.errors import ConfigError
 from vidrestore.train.degrade import LEVELS, Picture, apply_recipe, degrade, draw_recipe
+from vidrestore.train.paper_degrade import LARGE, SMALL, degrade_blind
 
 __all__ = [
     "FaceCache",
     "FacePairs",
     "HeldOut",
+    "Mix",
     "augment",
     "batches",
     "hide",
     "list_images",
     "recolour",
+    "roughen",
     "split_held_out",
     "stream",
     "to_bytes",
@@ -244,11 +247,43 @@ def _point(xy: NDArray[np.float64]) -> tuple[int, int]:
 
 
 @dataclass(frozen=True, slots=True)
-class _Mix:
-    """Shares of the levels; the rest is passed through clean, so that good faces learn to stay as they are."""
+class Mix:
+    """Which kinds of damage, and which kinds of clean face, a training sees.
 
-    names: tuple[str, ...] = ("light", "medium", "heavy")
-    shares: tuple[float, ...] = (0.33, 0.40, 0.22)
+    Shares of damage that do not add up to 1 leave the rest clean, so that good faces learn to stay as they are.
+    """
+
+    light: float = 0.33
+    medium: float = 0.40
+    heavy: float = 0.22
+    still: float = 0.0
+    """CodeFormer's small degradation (:data:`vidrestore.train.paper_degrade.SMALL`), without its last scaling by two:
+    its crops are 512 pixels wide, ours 256."""
+    still_heavy: float = 0.0
+    """Its large degradation, likewise."""
+    texture: float = 0.0
+    """Share of faces whose clean picture gets fine skin texture or grain first, which is then to be kept. Generated
+    skin is smooth, and a network that knows no other takes pores for noise."""
+    soft: float = 0.0
+    """Share of the hardly degraded faces whose clean picture is itself a little out of focus, as footage often is, and
+    is not to be sharpened."""
+
+    def __post_init__(self) -> None:
+        """Checks that these are shares."""
+        shares = self.damage
+        if min(*shares, self.texture, self.soft) < 0.0 or max(sum(shares), self.texture, self.soft) > 1.0 + 1e-9:
+            raise ValueError(f"shares must be 0 or more and add up to at most 1, got {self}")
+
+    @property
+    def damage(self) -> tuple[float, ...]:
+        """The shares of light, medium, heavy, still and still_heavy."""
+        return (self.light, self.medium, self.heavy, self.still, self.still_heavy)
+
+
+_STILL = (
+    replace(SMALL, blur=(0.05, 5.0), scale=(1.0, 6.0), taps=21),
+    replace(LARGE, blur=(0.5, 7.5), scale=(2.0, 15.0), taps=21),
+)
 
 
 class FacePairs(Dataset[tuple[Tensor, Tensor]]):
@@ -261,10 +296,21 @@ class FacePairs(Dataset[tuple[Tensor, Tensor]]):
             recordings per multiply-add, which is what the first part of a run lacks most.
         seed: of the whole stream.
         views: V, how many frames of one shot are made of each face: same recipe, other noise and sampling phase.
+        mix: kinds of damage and of clean faces.
     """
 
-    def __init__(self, cache: FaceCache, *, size: int, seed: int, views: int = 1, crop: int | None = None) -> None:
+    def __init__(
+        self,
+        cache: FaceCache,
+        *,
+        size: int,
+        seed: int,
+        views: int = 1,
+        crop: int | None = None,
+        mix: Mix | None = None,
+    ) -> None:
         self.cache, self.size, self.seed, self.views, self.crop = cache, size, seed, views, crop or size
+        self.mix = mix or Mix()
 
     def __getitem__(self, index: int) -> tuple[Tensor, Tensor]:
         epoch, place = divmod(index, len(self.cache))
@@ -274,14 +320,39 @@ class FacePairs(Dataset[tuple[Tensor, Tensor]]):
         clean = augment(self.cache.pictures[order[place]], self.size, rng, other)
         y, x = rng.integers(0, self.size - self.crop + 1, 2)
         clean = np.ascontiguousarray(clean[y : y + self.crop, x : x + self.crop])
-        mix = _Mix()
-        draw = int(np.searchsorted(np.cumsum(mix.shares), rng.random()))
-        if draw == len(mix.names):
-            views = [clean] * self.views
-        else:
-            recipe = draw_recipe(rng, LEVELS[mix.names[draw]], crop=self.crop)
-            views = [apply_recipe(clean, recipe, rng) for _ in range(self.views)]
+        kind = int(np.searchsorted(np.cumsum(self.mix.damage), rng.random()))  # 5 is none
+        if kind in (0, 5) and self.mix.soft > 0.0 and rng.random() < self.mix.soft:
+            clean = np.asarray(cv2.GaussianBlur(clean, (0, 0), rng.uniform(0.4, 1.1)), dtype=np.float32)
+        if self.mix.texture > 0.0 and rng.random() < self.mix.texture:
+            clean = roughen(clean, rng)
+        views = self._recordings(clean, kind, rng)
         return torch.stack([to_bytes(v) for v in views]), to_bytes(clean)
+
+    def _recordings(self, clean: Picture, kind: int, rng: np.random.Generator) -> list[Picture]:
+        if kind == len(self.mix.damage):
+            return [clean] * self.views
+        if kind >= len(LEVELS):  # stills: the same numbers, as there is no shot
+            recorded = degrade_blind(clean, _STILL[kind - len(LEVELS)], rng)
+            return [recorded] * self.views
+        recipe = draw_recipe(rng, list(LEVELS.values())[kind], crop=self.crop)
+        return [apply_recipe(clean, recipe, rng) for _ in range(self.views)]
+
+
+def roughen(picture: Picture, rng: np.random.Generator) -> Picture:
+    """The picture with fine texture: noise of two scales, up to 5 steps of 255, stronger here, weaker there.
+
+    Args:
+        picture: (S, S, 3) RGB in [0, 1].
+        rng: source of randomness.
+    """
+    side = picture.shape[0]
+    grain = rng.standard_normal((side, side, 1), np.float32)
+    wide = cv2.GaussianBlur(grain, (0, 0), rng.uniform(0.5, 1.2))[..., None]
+    grain = rng.uniform(0.2, 0.7) * grain + wide / max(float(wide.std()), 1e-6)
+    where = cv2.resize(rng.uniform(0.2, 1.0, (5, 5)).astype(np.float32), (side, side), interpolation=cv2.INTER_CUBIC)
+    strength = np.float32(rng.uniform(0.5, 5.0) / 255.0)
+    rough = picture + grain * where[..., None] * strength * (0.4 + picture.mean(2, keepdims=True))
+    return np.clip(rough, 0.0, 1.0).astype(np.float32)
 
 
 def to_bytes(picture: Picture) -> Tensor:

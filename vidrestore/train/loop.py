@@ -9,7 +9,7 @@ import copy
 import os
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 
 import torch
@@ -17,9 +17,16 @@ from torch import Tensor
 
 from vidrestore.errors import ConfigError
 from vidrestore.evaluate.perceptual import ShiftTolerantLpips
-from vidrestore.restoration.compact import CompactDims, CompactNet, save_compact
-from vidrestore.train.data import FaceCache, FacePairs, HeldOut, batches, list_images, split_held_out
-from vidrestore.train.losses import absolute_error, laplacian_error, perceptual_error, sample_weights, unsteadiness
+from vidrestore.restoration.compact import CompactDims, CompactNet, load_compact, save_compact
+from vidrestore.train.data import FaceCache, FacePairs, HeldOut, Mix, batches, list_images, split_held_out
+from vidrestore.train.losses import (
+    absolute_error,
+    damage_share,
+    laplacian_error,
+    perceptual_error,
+    sample_weights,
+    unsteadiness,
+)
 from vidrestore.train.run import (
     Clock,
     Heard,
@@ -67,6 +74,8 @@ class DataOptions:
     """The first so many faces are for validation and never trained on."""
     workers: int = 2
     """Processes that make samples."""
+    mix: Mix = field(default_factory=Mix)
+    """Kinds of damage and of clean faces."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -101,9 +110,13 @@ class Phase:
     balanced: bool = True
     """Weighs each sample by the inverse of its error before restoration."""
     perceptual: float = 0.0
-    """Weight of ST-LPIPS (AlexNet) over a window of ``window`` pixels."""
+    """Weight of ST-LPIPS (AlexNet) over a window of ``window`` pixels. A sample counts by its damage: hardly at all
+    where it is clean, so that good faces are not repainted."""
     window: int = 128
-    """Side of that window in pixels, at most that of the crop."""
+    """Side of that window in pixels. Smaller than the crop, it lies at a random place, and the strides of the metric
+    fall on other pixels of the network's blocks each time."""
+    judged: int | None = None
+    """So many pictures of a batch are looked at by ST-LPIPS, which costs several times the network; None is all."""
     crop: int | None = None
     """Side of the random window of the face that is trained on, in pixels; None is the whole."""
     steady: float = 0.0
@@ -119,6 +132,8 @@ class TrainConfig:
     optimiser: OptimiserOptions = field(default_factory=OptimiserOptions)
     run: RunOptions = field(default_factory=RunOptions)
     phase: tuple[Phase, ...] = (Phase(),)
+    start: str | None = None
+    """What a new run begins with: "shipped", or a weight file; None is random values."""
 
     def __post_init__(self) -> None:
         """Checks what the types cannot."""
@@ -127,6 +142,8 @@ class TrainConfig:
             raise ConfigError(f"the phases' until must rise and end at 1.0, got {ends}")
         self.run.check_length()
         for phase in self.phase:
+            if phase.perceptual > 0.0 and phase.window > (phase.crop or self.data.size):
+                raise ConfigError(f"window must be at most the crop, got {phase}")
             if phase.views not in (1, 2) or (phase.steady > 0.0 and phase.views != 2):
                 raise ConfigError(f"views must be 1 or 2, and 2 where steady is above 0, got {phase}")
         if self.data.size % self.network.multiple:
@@ -183,6 +200,8 @@ class _CompactTraining:
         with torch.random.fork_rng(devices=[]):
             torch.manual_seed(config.run.seed)
             self.network = CompactNet(config.network)
+        if config.start is not None:
+            self.network.load_state_dict(_first_weights(config.start, config.network))
         self.network.to(device=config.run.device, memory_format=torch.channels_last)  # type: ignore[call-overload]
         self.average = copy.deepcopy(self.network).requires_grad_(False).eval()
         o = config.optimiser
@@ -224,7 +243,14 @@ class _CompactTraining:
         phase = next(p for p in self.config.phase if clock.share < p.until)
         if phase is not self.phase:
             self.phase, data = phase, self.config.data
-            pairs = FacePairs(self.cache, size=data.size, seed=clock.options.seed, views=phase.views, crop=phase.crop)
+            pairs = FacePairs(
+                self.cache,
+                size=data.size,
+                seed=clock.options.seed,
+                views=phase.views,
+                crop=phase.crop,
+                mix=data.mix,
+            )
             self.source = batches(pairs, batch=phase.batch, start=clock.samples, workers=data.workers)
         return phase
 
@@ -242,8 +268,9 @@ class _CompactTraining:
             room = restored.shape[-1] - phase.window
             draw = rng_at(clock.options.seed, 4, clock.step).integers(0, room + 1, 2)
             corner = (int(draw[0]), int(draw[1]))
-            distance = perceptual_error(self.metric, restored, reference, corner=corner, side=phase.window)
-            terms["perceptual"] = (weights * distance).mean()
+            few = slice(0, phase.judged)
+            distance = perceptual_error(self.metric, restored[few], reference[few], corner=corner, side=phase.window)
+            terms["perceptual"] = (damage_share(before[few]) * distance).mean()
         if phase.steady > 0.0:
             terms["steady"] = unsteadiness(restored)
         return terms, (weights * before).mean().detach()
@@ -265,6 +292,13 @@ class _CompactTraining:
         path = folder / "compact.safetensors"
         save_compact(self.average, path, notes={"step": str(clock.step), "samples": str(clock.samples)})
         return path
+
+
+def _first_weights(start: str, dims: CompactDims) -> dict[str, Tensor]:
+    weights = load_compact(None if start == "shipped" else start)
+    if replace(weights.dims, without_grid=dims.without_grid) != dims:
+        raise ConfigError(f"start = {start!r} has the layout {weights.dims}, the run asks for {dims}")
+    return weights.state_dict()
 
 
 def _psnr(picture: Tensor, reference: Tensor) -> float:

@@ -10,6 +10,7 @@ from vidrestore.evaluate.perceptual import ShiftTolerantLpips
 
 __all__ = [
     "absolute_error",
+    "damage_share",
     "laplacian_error",
     "perceptual_error",
     "published_normalisation",
@@ -47,6 +48,18 @@ def sample_weights(degraded_error: Tensor) -> Tensor:
         degraded_error: (B,) :func:`absolute_error` of the degraded faces.
     """
     return _TYPICAL / (degraded_error.detach() + 0.3 * _TYPICAL)
+
+
+def damage_share(degraded_error: Tensor) -> Tensor:
+    """(B,) in [0, 1): how far a sample's error is damage that a restorer may repair boldly; 0 for a clean face.
+
+    With :func:`sample_weights` as the other factor, a loss that rewards detail stays away from faces that have theirs.
+
+    Args:
+        degraded_error: (B,) :func:`absolute_error` of the degraded faces.
+    """
+    error = degraded_error.detach()
+    return error / (error + 0.3 * _TYPICAL)
 
 
 def _size(difference: Tensor, softness: float) -> Tensor:
