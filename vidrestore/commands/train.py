@@ -40,6 +40,37 @@ def train_faces_command(
     return ExitStatus.WHOLE
 
 
+@app.command("clips")
+def train_clips_command(
+    folder: Annotated[Path, typer.Argument(help="Where the clips go; those that are there are kept.")],
+    faces: Annotated[Path, typer.Option(help="Folder of `train faces`; the first 128 are held out.")],
+    scenes: Annotated[
+        list[str] | None, typer.Option("--scene", help="still, talk, cross, hand, leave, approach or cuts; repeatable.")
+    ] = None,
+    level: Annotated[str, typer.Option(help="light, medium, heavy or tape.")] = "medium",
+    frames: Annotated[int, typer.Option(help="Length of each clip.", min=12)] = 60,
+    first: Annotated[int, typer.Option(help="Number of the first face that acts.", min=0)] = 0,
+    still_expressions: Annotated[
+        bool, typer.Option("--still-expressions", help="Mesh motion alone, without the generator.")
+    ] = False,
+) -> ExitStatus:
+    """Make clips of generated faces with known pose, points and clean frames, degraded by a real codec."""
+    from vidrestore.train.clips import SCENES, make_clips
+
+    names = make_clips(
+        folder,
+        faces,
+        scenes=scenes or tuple(SCENES),
+        level=level,
+        num_frames=frames,
+        first_face=first,
+        expressions=not still_expressions,
+        progress=lambda name: say(f"{folder / name}.mkv"),
+    )
+    say(f"{folder}: {len(names)} clips")
+    return ExitStatus.WHOLE
+
+
 @app.command("vr468")
 def train_vr468_command(
     faces: Annotated[Path, typer.Argument(help="Folder of `train faces`; the first 128 are held out.")],
