@@ -155,6 +155,12 @@ class EncodeOptions:
     hardware: Hardware = "none"
     """Encode h264, hevc or av1 with the machine's own encoder where one works: much faster, and larger or worse than in
     software at the same ``crf``."""
+    mask: Literal["mesh", "ellipse"] = "mesh"
+    """Outline of the mask: that of the tracked 3D face, which follows the head's turn, or a fixed one for faces that
+    look ahead. Faces without a tracked 3D face take the fixed one."""
+    occluder_frames: Annotated[int, Field(ge=0, le=250)] = 10
+    """Frames over which a part of a face that something covered (a hand, a microphone) is restored again after the
+    cover is gone; covers count at once. 0: every frame decides alone, and the decision may waver."""
 
 
 @dataclass(frozen=True, slots=True)

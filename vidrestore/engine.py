@@ -21,6 +21,7 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from vidrestore.blend.compositor import Compositor
+from vidrestore.blend.occluders import CropPlace
 from vidrestore.blend.resident import Change, ResidentBlend
 from vidrestore.config import RestoreConfig
 from vidrestore.errors import VidrestoreError
@@ -309,6 +310,11 @@ class ResidentEngine:
         frames = [item.tracked.frame for item in busy]
         parts = [slice(item.first_face, item.first_face + len(m)) for item, m in zip(busy, maps, strict=True)]
         kinds = {(frame.height, frame.width, frame.format) for frame in frames}
+        meshes = [self._faces.crop_meshes(item.tracked.tracks, m) for item, m in zip(busy, maps, strict=True)]
+        places = [
+            [CropPlace(track.id, frame.shot, frame.index) for track in item.tracked.tracks]
+            for item, frame in zip(busy, frames, strict=True)
+        ]
         if len(kinds) > 1:
             return [
                 self._blend.change(crops[part], restored[part], m, (frame.height, frame.width), frame.format)

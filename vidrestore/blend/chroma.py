@@ -6,7 +6,8 @@ import numpy as np
 from numpy.typing import NDArray
 
 from vidrestore.blend.compositor import Compositor
-from vidrestore.blend.mask import border_mask, disagreement_mask, face_mask
+from vidrestore.blend.mask import border_mask, disagreement_mask
+from vidrestore.blend.outline import crop_outline
 from vidrestore.config import BlendOptions
 from vidrestore.kernels import signal_delta
 from vidrestore.kernels.colour import is_hdr, planes_from_rgb
@@ -29,7 +30,7 @@ class ChromaCompositor(Compositor):
     def _mask(self, frame: Frame, restoration: Restoration) -> NDArray[np.float32]:
         crop = restoration.crop
         size = crop.image.shape[-1]
-        mask = face_mask(size, self.options.feather)
+        mask = crop_outline(crop, self.options)
         mask = mask * border_mask(size, crop.crop_from_frame, frame.height, frame.width, mask)
         return mask * disagreement_mask(_grey(crop.image, _LUMA), _grey(restoration.image, _LUMA))
 

@@ -11,7 +11,9 @@ from dataclasses import replace
 import numpy as np
 from numpy.typing import NDArray
 
-from vidrestore.blend.mask import blur, border_mask, disagreement_mask, face_mask, grow, shrink
+from vidrestore.blend.mask import blur, border_mask, coarse_agreement, grow, shrink
+from vidrestore.blend.occluders import CropPlace, OccluderMemory
+from vidrestore.blend.outline import crop_outline
 from vidrestore.config import BlendOptions
 from vidrestore.kernels import composite, signal_delta
 from vidrestore.types import Frame, Restoration
@@ -31,6 +33,8 @@ class Compositor:
             [0, 1]. Networks drift in colour and brightness, which shows as a patch that flickers; the frame's own
             colours are the truth. 0 trusts the network.
         lowers_disagreement: lower the mask where the two differ at large scale (hands, microphones).
+
+    It remembers along tracks what covered a face, so one object serves one stream of frames, in order.
     """
 
     def __init__(self, options: BlendOptions, *, colour_guard: float = 1.0, lowers_disagreement: bool = True) -> None:
@@ -40,6 +44,11 @@ class Compositor:
         self.options = options
         self.colour_guard = colour_guard
         self.lowers_disagreement = lowers_disagreement
+        self._occluders: OccluderMemory[NDArray[np.float32]] = OccluderMemory(options.occluder_frames, np.minimum)
+
+    def forget(self) -> None:
+        """Drops what is remembered: frames of another stream come."""
+        self._occluders.forget()
 
     def composite(self, frame: Frame, restorations: Sequence[Restoration]) -> Frame:
         """Gives the frame with its restorations in place.
@@ -82,10 +91,13 @@ class Compositor:
     def _mask(self, frame: Frame, restoration: Restoration) -> NDArray[np.float32]:
         crop = restoration.crop
         size = crop.image.shape[-1]
-        mask = face_mask(size, self.options.feather)
+        mask = crop_outline(crop, self.options)
         mask = mask * border_mask(size, crop.crop_from_frame, frame.height, frame.width, mask)
         if self.lowers_disagreement:
-            mask = mask * disagreement_mask(crop.image, restoration.image)
+            place = CropPlace(crop.track_id, frame.shot, frame.index)
+            share = self._occluders.hold(place, coarse_agreement(crop.image, restoration.image))
+            if not (share == 1.0).all():
+                mask = mask * grow(share[None], size)[0].clip(0.0, 1.0)
         return mask
 
     def _delta(self, frame: Frame, restoration: Restoration, mask: NDArray[np.float32]) -> NDArray[np.float32]:

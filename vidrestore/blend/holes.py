@@ -17,7 +17,8 @@ import numpy as np
 from numpy.typing import NDArray
 
 from vidrestore.blend.compositor import Compositor
-from vidrestore.blend.mask import blur, border_mask, face_mask, grow, shrink
+from vidrestore.blend.mask import blur, border_mask, grow, shrink
+from vidrestore.blend.outline import crop_outline
 from vidrestore.config import BlendOptions
 from vidrestore.geometry import apply, invert
 from vidrestore.kernels import signal_delta
@@ -98,7 +99,7 @@ class HoleCompositor(Compositor):
     def _mask(self, frame: Frame, restoration: Restoration) -> NDArray[np.float32]:
         crop = restoration.crop
         size = crop.image.shape[-1]
-        mask = face_mask(size, self.options.feather)
+        mask = crop_outline(crop, self.options)
         return mask * border_mask(size, crop.crop_from_frame, frame.height, frame.width, mask)
 
     def _delta(self, frame: Frame, restoration: Restoration, mask: NDArray[np.float32]) -> NDArray[np.float32]:
@@ -128,7 +129,7 @@ def _face_shares(
         if right <= left or bottom <= top or strength <= 0.0:
             continue
         crop_from_part = crop.crop_from_frame @ np.array([[1.0, 0.0, left], [0.0, 1.0, top], [0.0, 0.0, 1.0]])
-        mask = face_mask(size, options.feather)
+        mask = crop_outline(crop, options)
         flags = cv2.INTER_LINEAR | cv2.WARP_INVERSE_MAP
         warped = cv2.warpAffine(mask, crop_from_part, (int(right - left), int(bottom - top)), flags=flags)
         if shares is None:

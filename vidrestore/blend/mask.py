@@ -14,7 +14,7 @@ from numpy.typing import ArrayLike, NDArray
 
 from vidrestore import geometry
 
-__all__ = ["border_mask", "disagreement_mask", "face_mask", "smoothstep"]
+__all__ = ["border_mask", "coarse_agreement", "disagreement_mask", "face_mask", "rim_mask", "smoothstep"]
 
 # The outline's outer edge as shares of the crop's side, for the FFHQ template (eyes at 0.47, mouth at 0.72 of the
 # height): forehead to below the chin, ear to ear, and 2.5 % of the side away from the crop's lower border.
@@ -25,6 +25,7 @@ _ROUNDNESS = 2.5  # exponent of the superellipse: 2 is an ellipse, which would m
 DISAGREEMENT_SIGMA = 1.0 / 20.0  # of the side: finer differences are what restoration is for
 DISAGREEMENT_LOW, DISAGREEMENT_HIGH = 0.25, 0.60  # of [-1, 1]: a face relit stays below, a hand over a face is above
 _BORDER_SHARE = 0.06  # of the side: the widest fade at the frame's border
+_RIM_BARE, _RIM_FADE = 0.02, 0.06  # of the side: the crop's outermost pixels are never shown, then it fades in
 COARSE = 64  # px, low frequencies are computed on a copy of this size
 
 
@@ -68,6 +69,23 @@ def face_mask(size: int, feather: float) -> NDArray[np.float32]:
     return mask
 
 
+@lru_cache(maxsize=16)
+def rim_mask(size: int) -> NDArray[np.float32]:
+    """Fades every outline out towards the crop's own border; read-only, computed once per size.
+
+    Args:
+        size: S.
+
+    Returns:
+        (S, S) in [0, 1]: 0 on the outer 2 % of the side, 1 from 8 % on.
+    """
+    place = (np.arange(size) + 0.5) / size
+    axis = smoothstep((np.minimum(place, 1.0 - place) - _RIM_BARE) / _RIM_FADE)
+    mask = np.outer(axis, axis)
+    mask.flags.writeable = False
+    return mask
+
+
 def shrink(image: NDArray[np.float32]) -> NDArray[np.float32]:
     """(C, S, S) -> (C, s, s), s = min(S, 64), by area averages: the copy that low frequencies are computed on."""
     size = min(image.shape[-1], COARSE)
@@ -106,14 +124,19 @@ def disagreement_mask(degraded: NDArray[np.float32], restored: NDArray[np.float3
     Raises:
         ValueError: the shapes differ or are no (3, S, S).
     """
+    share = coarse_agreement(degraded, restored)
+    size = degraded.shape[-1]
+    return np.ones((size, size), np.float32) if (share == 1.0).all() else grow(share[None], size)[0].clip(0.0, 1.0)
+
+
+def coarse_agreement(degraded: NDArray[np.float32], restored: NDArray[np.float32]) -> NDArray[np.float32]:
+    """:func:`disagreement_mask` before it is grown to the crop's size: (s, s), s = min(S, 64)."""
     if degraded.shape != restored.shape or degraded.ndim != 3 or len(degraded) != 3:
         raise ValueError(f"expected two (3, S, S) pictures, got {degraded.shape} and {restored.shape}")
     coarse = blur(shrink(restored - degraded), DISAGREEMENT_SIGMA)
     coarse -= np.median(coarse, axis=(1, 2), keepdims=True)
     length = np.sqrt(np.mean(coarse * coarse, axis=0))
-    mask = smoothstep((DISAGREEMENT_HIGH - length) / (DISAGREEMENT_HIGH - DISAGREEMENT_LOW))
-    size = degraded.shape[-1]
-    return np.ones((size, size), np.float32) if (mask == 1.0).all() else grow(mask[None], size)[0].clip(0.0, 1.0)
+    return smoothstep((DISAGREEMENT_HIGH - length) / (DISAGREEMENT_HIGH - DISAGREEMENT_LOW))
 
 
 def is_inside(size: int, crop_from_frame: ArrayLike, frame_height: int, frame_width: int) -> bool:

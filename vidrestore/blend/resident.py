@@ -7,6 +7,7 @@ a pair of small matrices, read off OpenCV's own functions: the results are those
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import lru_cache
 
@@ -18,6 +19,8 @@ from torch import Tensor
 
 from vidrestore.blend import mask as masks
 from vidrestore.blend.compositor import GUARD_SIGMA, LUMA
+from vidrestore.blend.occluders import CropPlace, OccluderMemory
+from vidrestore.blend.outline import coarse_outline
 from vidrestore.config import BlendOptions
 from vidrestore.kernels.colour import is_hdr, tone_curve
 from vidrestore.types import PixelFormat
@@ -50,6 +53,7 @@ class ResidentBlend:
         self.options = options
         self.colour_guard = colour_guard
         self.lowers_disagreement = lowers_disagreement
+        self._occluders: OccluderMemory[Tensor] = OccluderMemory(options.occluder_frames, torch.minimum)
 
     def change(
         self,
@@ -58,6 +62,9 @@ class ResidentBlend:
         crop_from_frame: NDArray[np.float64],
         frame_size: tuple[int, int],
         pixel_format: PixelFormat,
+        *,
+        meshes: Sequence[NDArray[np.float32] | None] | None = None,
+        places: Sequence[CropPlace] | None = None,
     ) -> Change:
         """Differences, guarded in colour, and their masks.
 
@@ -67,13 +74,16 @@ class ResidentBlend:
             crop_from_frame: (B, 2, 3), on the host.
             frame_size: height and width of the frames in which the crops lie.
             pixel_format: of those frames.
+            meshes: of B crops, (V, 3) in crop pixels or None, on the host; None: no crop has any.
+            places: B tracks and frames that the crops are of, in order; what covered a face is then remembered. None:
+                every crop is on its own.
         """
         usable = torch.isfinite(restored).flatten(1).all(1)
         restored = torch.where(usable[:, None, None, None], restored, degraded)
         difference = restored - degraded
-        mask = self._base(crop_from_frame, frame_size, degraded)
+        mask = self._base(crop_from_frame, frame_size, degraded, meshes or [None] * len(degraded))
         if self.lowers_disagreement:
-            mask = mask * _disagreement(difference)
+            mask = mask * self._agreement(difference, places)
         mask = mask.expand(len(degraded), -1, -1)
         if self.colour_guard > 0.0 or self.options.colour < 1.0:
             difference = _damp(difference, self.options.colour)
@@ -85,15 +95,43 @@ class ResidentBlend:
             difference = _unmapped(restored, curve) - _unmapped(degraded, curve)
         return Change(difference.contiguous(), mask.contiguous(), usable.to(torch.uint8))
 
-    def _base(self, maps: NDArray[np.float64], frame_size: tuple[int, int], like: Tensor) -> Tensor:
+    def _base(
+        self,
+        maps: NDArray[np.float64],
+        frame_size: tuple[int, int],
+        like: Tensor,
+        meshes: Sequence[NDArray[np.float32] | None],
+    ) -> Tensor:
         """(1 or B, S, S): the outline, and the fade of crops that the frame's border cuts."""
-        size = like.shape[-1]
-        outline = _outline(size, self.options.feather, like.device)
+        size, device = like.shape[-1], like.device
+        outline = self._outlines(meshes, size, device)
         if all(masks.is_inside(size, m, *frame_size) for m in maps):
             return outline
-        plain = masks.face_mask(size, self.options.feather)
-        borders = [masks.border_mask(size, m, *frame_size, plain) for m in maps]
-        return outline * torch.from_numpy(np.stack(borders)).to(like.device)
+        plain = outline.cpu().numpy()
+        borders = [
+            masks.border_mask(size, m, *frame_size, plain[i if len(plain) > 1 else 0]) for i, m in enumerate(maps)
+        ]
+        return outline * torch.from_numpy(np.stack(borders)).to(device)
+
+    def _outlines(self, meshes: Sequence[NDArray[np.float32] | None], size: int, device: torch.device) -> Tensor:
+        """(1 or B, S, S): meshes are outlined small on the host and grown on the device."""
+        feather = self.options.feather
+        fixed = _outline(size, feather, device)
+        if self.options.mask == "ellipse" or all(mesh is None for mesh in meshes):
+            return fixed
+        coarse = [coarse_outline(mesh, size, feather) for mesh in meshes if mesh is not None]
+        there = torch.from_numpy(np.stack(coarse)).to(device)
+        grown = _both_axes(_growth(size, device, there.shape[-1]), there).clamp(0.0, 1.0) * _rim(size, device)
+        drawn = iter(grown)
+        return torch.stack([fixed[0] if mesh is None else next(drawn) for mesh in meshes])
+
+    def _agreement(self, difference: Tensor, places: Sequence[CropPlace] | None) -> Tensor:
+        """(B, S, S): where what came out is what went in, now and in the frames before."""
+        size = difference.shape[-1]
+        share = _coarse_agreement(difference)
+        if places is not None:
+            share = torch.stack([self._occluders.hold(place, part) for place, part in zip(places, share, strict=True)])
+        return _both_axes(_growth(size, difference.device), share[:, None])[:, 0].clamp(0.0, 1.0)
 
 
 def _damp(difference: Tensor, share: float) -> Tensor:
@@ -110,7 +148,8 @@ def _guard(difference: Tensor, mask: Tensor, share: float) -> Tensor:
     return difference - share * _both_axes(_growth(size, difference.device), average)
 
 
-def _disagreement(difference: Tensor) -> Tensor:
+def _coarse_agreement(difference: Tensor) -> Tensor:
+    """(B, s, s), as :func:`vidrestore.blend.mask.coarse_agreement`."""
     size, device = difference.shape[-1], difference.device
     coarse = _both_axes(_low_pass(size, masks.DISAGREEMENT_SIGMA, device), difference)
     ordered = coarse.flatten(2).sort(-1).values
@@ -119,8 +158,8 @@ def _disagreement(difference: Tensor) -> Tensor:
     length = (coarse - median[..., None, None]).square().mean(1).sqrt()
     low, high = masks.DISAGREEMENT_LOW, masks.DISAGREEMENT_HIGH
     t = ((high - length) / (high - low)).clamp(0.0, 1.0)
-    agreement = t * t * (3.0 - 2.0 * t)
-    return _both_axes(_growth(size, device), agreement[:, None])[:, 0].clamp(0.0, 1.0)
+    agreement: Tensor = t * t * (3.0 - 2.0 * t)
+    return agreement
 
 
 def _unmapped(rgb: Tensor, curve: Tensor) -> Tensor:
@@ -140,6 +179,11 @@ def _both_axes(matrix: Tensor, pictures: Tensor) -> Tensor:
 @lru_cache(maxsize=16)
 def _outline(size: int, feather: float, device: torch.device) -> Tensor:
     return torch.from_numpy(masks.face_mask(size, feather).copy())[None].to(device)
+
+
+@lru_cache(maxsize=16)
+def _rim(size: int, device: torch.device) -> Tensor:
+    return torch.from_numpy(masks.rim_mask(size).copy()).to(device)
 
 
 @lru_cache(maxsize=8)
@@ -165,8 +209,8 @@ def _low_pass(size: int, sigma: float, device: torch.device) -> Tensor:
 
 
 @lru_cache(maxsize=16)
-def _growth(size: int, device: torch.device) -> Tensor:
+def _growth(size: int, device: torch.device, coarse: int = masks.COARSE) -> Tensor:
     """(S, s): cubic interpolation from the coarse copy."""
-    coarse = min(size, masks.COARSE)
+    coarse = min(size, coarse)
     grown = cv2.resize(np.eye(coarse, dtype=np.float32), (coarse, size), interpolation=cv2.INTER_CUBIC)
     return torch.from_numpy(grown).to(device)

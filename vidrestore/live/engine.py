@@ -316,6 +316,7 @@ class Engine:
                 0,
             )
             self._carried.forget()
+            self._compositor.forget()
             self._shot = -1
         return self._stream
 
