@@ -317,11 +317,27 @@ class ResidentEngine:
         ]
         if len(kinds) > 1:
             return [
-                self._blend.change(crops[part], restored[part], m, (frame.height, frame.width), frame.format)
-                for part, m, frame in zip(parts, maps, frames, strict=True)
+                self._blend.change(
+                    crops[parts[i]],
+                    restored[parts[i]],
+                    maps[i],
+                    (frame.height, frame.width),
+                    frame.format,
+                    meshes=meshes[i],
+                    places=places[i],
+                )
+                for i, frame in enumerate(frames)
             ]
         height, width, pixel_format = kinds.pop()
-        whole = self._blend.change(crops, restored, np.concatenate(maps), (height, width), pixel_format)
+        whole = self._blend.change(
+            crops,
+            restored,
+            np.concatenate(maps),
+            (height, width),
+            pixel_format,
+            meshes=[mesh for of_frame in meshes for mesh in of_frame],
+            places=[place for of_frame in places for place in of_frame],
+        )
         return [Change(whole.deltas[part], whole.masks[part], whole.usable[part]) for part in parts]
 
     def _put_back(self, item: _OnItsWay, crop_from_frame: NDArray[np.float64], change: Change) -> None:
