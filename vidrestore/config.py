@@ -67,7 +67,8 @@ class DetectOptions:
     max_enlargement: Annotated[float, Field(ge=1.0, le=8.0)] = 2.0
     """Small pictures are enlarged at most so much for detection (176 x 144 needs about 2)."""
     every: Annotated[int, Field(ge=1, le=60)] = 1
-    """Run the detector on every n-th frame and after each cut; the tracker fills the frames between."""
+    """``track.method = "points"``: run the detector on every n-th frame and after each cut; the tracker fills the frames
+    between. The tracker that carries a 3D face decides by itself when to look."""
     min_face_px: Annotated[float, Field(ge=0.0)] = 16.0
     """Faces whose box is narrower, in display pixels, are left alone: nothing is there to restore."""
 
@@ -76,6 +77,13 @@ class DetectOptions:
 class TrackOptions:
     """Joining detections into persons, steady in time."""
 
+    method: Literal["mesh", "points"] = "mesh"
+    """``mesh`` carries a 3D face from frame to frame and asks the detector on key frames only; ``points`` joins the five
+    points of a detector that looks every ``detect.every`` frames."""
+    shortest_gap: Annotated[int, Field(ge=1, le=60)] = 4
+    """``mesh``: frames from one look of the detector to the next while faces come, go, hide or move fast."""
+    longest_gap: Annotated[int, Field(ge=1, le=120)] = 12
+    """``mesh``: and while nothing of that happens. Above ``lookahead`` a new face may miss its first frames."""
     lookahead: Annotated[int, Field(ge=0, le=120)] = 16
     """Frames that tracking may wait, for smoothing and fades; 0 for live use. ``max_missed + fade_frames`` and more
     let a face fade out before it is lost."""
@@ -109,6 +117,19 @@ class RestoreOptions:
     code_hysteresis: Annotated[float, Field(ge=0.0, le=20.0)] = 0.0
     """``codeformer``: logit by which another code must win in the mean along a track to take over where nothing moves;
     0 takes each frame's own codes, as published. docs/training_codeformer.md has what it does."""
+    steady: Annotated[float, Field(ge=0.0, lt=1.0)] = 0.0
+    """How much of a face's restored detail is carried from frame to frame where the source did not change, after any
+    network; 0 leaves every frame as the network made it. docs/steadiness.md has what it does."""
+    exposure_lock: Annotated[float, Field(ge=0.0, lt=1.0)] = 0.0
+    """Share of the kept change of brightness, colour and contrast at each frame; 0 takes each frame's own."""
+    yaw_from_deg: Annotated[float, Field(ge=0.0, le=180.0)] = 35.0
+    """Faces that are turned further are restored less, smoothly, where the tracker knows their pose."""
+    yaw_to_deg: Annotated[float, Field(ge=0.0, le=180.0)] = 70.0
+    """From here on with ``yaw_strength`` and ``yaw_w``."""
+    yaw_strength: Unit = 0.5
+    """Strength of the effect on faces turned that far; 1 makes no difference between them and others."""
+    yaw_w: Unit = 0.8
+    """Fidelity weight of ``codeformer`` on them, where it is more than their ``w``; 0 makes no difference."""
     grey: Literal["auto", "yes", "no"] = "auto"
     """Whether the clip is black and white, so that restored faces have to be; auto looks at frames all over the clip,
     once (frames that a program hands in are grey where their pixel format is)."""
@@ -134,6 +155,12 @@ class BlendOptions:
     0.5 bring it 0.55 to 0.7 dB nearer (PSNR of R'G'B' minus luma over the mask, 11 frames)."""
     feather: Annotated[float, Field(gt=0.0, le=0.5)] = 0.12
     """Width of the mask's soft edge as a share of the crop's side."""
+    mask: Literal["mesh", "ellipse"] = "mesh"
+    """Outline of the mask: that of the tracked 3D face, which follows the head's turn, or a fixed one for faces that
+    look ahead. Faces without a tracked 3D face take the fixed one."""
+    occluder_frames: Annotated[int, Field(ge=0, le=250)] = 10
+    """Frames over which a part of a face that something covered (a hand, a microphone) is restored again after the
+    cover is gone; covers count at once. 0: every frame decides alone, and the decision may waver."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -155,12 +182,6 @@ class EncodeOptions:
     hardware: Hardware = "none"
     """Encode h264, hevc or av1 with the machine's own encoder where one works: much faster, and larger or worse than in
     software at the same ``crf``."""
-    mask: Literal["mesh", "ellipse"] = "mesh"
-    """Outline of the mask: that of the tracked 3D face, which follows the head's turn, or a fixed one for faces that
-    look ahead. Faces without a tracked 3D face take the fixed one."""
-    occluder_frames: Annotated[int, Field(ge=0, le=250)] = 10
-    """Frames over which a part of a face that something covered (a hand, a microphone) is restored again after the
-    cover is gone; covers count at once. 0: every frame decides alone, and the decision may waver."""
 
 
 @dataclass(frozen=True, slots=True)

@@ -23,6 +23,8 @@ from vidrestore.restoration.codeformer import RESTORATION, CodeFormer
 from vidrestore.restoration.compact import COMPACT_SIZE, load_compact
 from vidrestore.restoration.hysteresis import CodeHysteresis, HysteresisOptions, TrackPlace
 from vidrestore.restoration.sgpn_restorer import PriorOptions, load_sgpn
+from vidrestore.restoration.steady import make_steadiness
+from vidrestore.restoration.turned import strength_of, w_of
 from vidrestore.restoration.vqgan import load_published
 from vidrestore.restoration.weights import WeightStore
 from vidrestore.types import Crop, CropContext, PixelFormat, Restoration, StreamInfo, Track, TrackedFrame
@@ -199,6 +201,7 @@ class FaceRestorer:
         self._restorer = restorer
         self._sizes = BatchSizes(options.batch_size)
         self._frame_from_display = invert(info.display_from_frame)
+        self._steadiness = make_steadiness(options)
         self._seen: dict[int, tuple[int, int]] = {}  # {track id: (frame index, shot) of its last crop}
         self.num_kept = 0
         self.num_restored = 0
@@ -244,9 +247,17 @@ class FaceRestorer:
         holes = self._sample_holes(item.frame.index, maps)
         meshes = self.crop_meshes(item.tracks, maps)
         return [
-            Crop(track.id, item.frame.index, image, crop_from_frame, track.strength, hole, mesh)
+            Crop(track.id, item.frame.index, image, crop_from_frame, self.strength(track), hole, mesh)
             for track, image, crop_from_frame, hole, mesh in zip(item.tracks, images, maps, holes, meshes, strict=True)
         ]
+
+    def strength(self, track: Track) -> float:
+        """How much of a face's change is shown: its fade, and less where it is turned far."""
+        return strength_of(track, self._options)
+
+    def steady(self, crops: Tensor, restored: Tensor, context: CropContext) -> Tensor:
+        """What the network made of a batch, held along its tracks; see :class:`Steadiness`. The batch itself if off."""
+        return restored if self._steadiness is None else self._steadiness.steady(crops, restored, context)
 
     def crop_meshes(self, tracks: Sequence[Track], maps: NDArray[np.float64]) -> list[NDArray[np.float32] | None]:
         """The tracked 3D faces in crop pixels, (V, 3) each; None where a track has none.
@@ -296,7 +307,7 @@ class FaceRestorer:
             for track_id, (frame_index, shot) in self._seen.items()
             if track_id not in present and (shot != tracks[0].shot or frame_indices[0] - frame_index > FORGET_FRAMES)
         }
-        w = [self._options.w_of_track.get(track.id, self._options.w) for track in tracks]
+        w = [w_of(track, self._options) for track in tracks]
         return CropContext(
             tracks=tuple(tracks),
             frame_indices=tuple(frame_indices),
@@ -323,8 +334,9 @@ class FaceRestorer:
         try:
             with torch.inference_mode():
                 batch = torch.from_numpy(images).to(self._restorer.device)
-                restored: NDArray[np.float32] = self._restorer.restore(batch, context).cpu().numpy()
-                return restored
+                restored = self.steady(batch, self._restorer.restore(batch, context), context)
+                images_out: NDArray[np.float32] = restored.cpu().numpy()
+                return images_out
         except torch.OutOfMemoryError as error:
             self._sizes.shrink(len(images), images.shape[-1], self._restorer.device, error)
             torch.cuda.empty_cache()

@@ -1,0 +1,205 @@
+"""How a face moved between two of its crops: dense maps on a coarse grid, from the 3D mesh and from the crops.
+
+A map is a displacement (2, G, G): where, in the earlier crop, each cell of the later one was. It is in the coordinates
+of ``grid_sample``: -1 and 1 are the crop's edges, whatever its size, so the same map serves coarse and fine pictures.
+
+    mesh_motion    what the tracked mesh says: head, jaw, lips and lids; beside the mesh its best affine map
+    crop_motion    what the crops say: the affine map that makes the earlier one look most like the later one
+
+Crops follow the tracked pose, so what is left is small: the tracker's jitter, and the motion of the face's parts.
+"""
+
+from __future__ import annotations
+
+from functools import lru_cache
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch import Tensor
+from torch.nn import functional
+
+from vidrestore.morphable.files import load_vr468
+from vidrestore.morphable.render import render
+
+__all__ = [
+    "GRID",
+    "box",
+    "centres",
+    "coarse_size",
+    "crop_motion",
+    "grow",
+    "mesh_motion",
+    "shrink",
+    "warp",
+    "warp_sharp",
+]
+
+GRID = 64
+"""Side of the coarse grid for crops of 256 pixels and more; a cell is then 4 pixels, a third of a lid's travel."""
+
+_LUMA = (0.299, 0.587, 0.114)
+_ROBUST = 2.5
+"""Cells that differ by so many times the mean difference count half: lips and lids should not move the head."""
+_DAMPING = 1e-3
+"""Of the normal equations' diagonal: a crop without any structure stays where it is."""
+_SHARPNESS = 0.6
+"""Share of the second difference that is taken off a linearly interpolated picture. 0.5 is Catmull-Rom at half a pixel;
+0.6 keeps the gain of what is sampled again and again within 0.5 % of 1 up to a quarter of the sampling rate."""
+
+
+def coarse_size(size: int) -> int:
+    """G, side of the coarse grid, for a crop of ``size`` pixels: 64, less where cells would be under 4 pixels."""
+    return max(1, min(GRID, size // 4))
+
+
+def shrink(images: Tensor) -> Tensor:
+    """(B, C, S, S) -> (B, C, G, G), the mean of each cell."""
+    return functional.adaptive_avg_pool2d(images, coarse_size(images.shape[-1]))
+
+
+def grow(coarse: Tensor, size: int) -> Tensor:
+    """(..., G, G) -> (..., S, S), linear between the cells' centres; two matrix products, twice as fast as resizing."""
+    matrix = _growth(coarse.shape[-1], size, coarse.device)
+    return matrix @ coarse @ matrix.T
+
+
+def box(coarse: Tensor) -> Tensor:
+    """(..., G, G): each cell's mean with its eight neighbours; the border is repeated."""
+    flat = coarse.reshape(-1, 1, *coarse.shape[-2:])
+    return functional.avg_pool2d(functional.pad(flat, (1, 1, 1, 1), mode="replicate"), 3, 1).view_as(coarse)
+
+
+def warp(pictures: Tensor, motion: Tensor) -> Tensor:
+    """(C, S, S) of the earlier crop as they lie in the later one, interpolated linearly; the border is repeated.
+
+    Args:
+        pictures: (C, S, S).
+        motion: (2, S, S), as this file's maps, in the same size.
+    """
+    places = (centres(pictures.shape[-1], pictures.device) + motion).permute(1, 2, 0)[None]
+    return functional.grid_sample(pictures[None], places, padding_mode="border", align_corners=False)[0]
+
+
+def warp_sharp(pictures: Tensor, motion: Tensor) -> Tensor:
+    """As :func:`warp`, sharper: for what is warped again in every frame.
+
+    Linear interpolation at a fraction s of a pixel loses about s (1 - s) / 2 of the second derivative. It is taken off
+    again along both axes, which at half a pixel is cubic convolution, for a third of its price.
+    """
+    size = pictures.shape[-1]
+    moved = warp(pictures, motion)
+    if size < 3:
+        return moved
+    fraction = motion * (size / 2)
+    fraction = fraction - fraction.floor()
+    lost = _SHARPNESS * fraction * (1.0 - fraction)  # (2, S, S)
+    across = moved[..., :-2] + moved[..., 2:] - 2.0 * moved[..., 1:-1]
+    along = moved[:, :-2] + moved[:, 2:] - 2.0 * moved[:, 1:-1]
+    sharp = moved.clone()
+    sharp[..., 1:-1].addcmul_(across, lost[0, :, 1:-1], value=-1.0)
+    sharp[:, 1:-1].addcmul_(along, lost[1, 1:-1], value=-1.0)
+    return sharp
+
+
+def mesh_motion(
+    pairs: list[tuple[NDArray[np.float32], NDArray[np.float32]]], size: int, device: torch.device
+) -> Tensor:
+    """Where each cell of the later crop was in the earlier one, after the mesh.
+
+    Args:
+        pairs: (earlier, later) meshes of one face, (V, 3) each, in pixels of its two crops, z towards the viewer.
+        size: S of those crops.
+        device: of the result.
+
+    Returns:
+        (len(pairs), 2, G, G).
+    """
+    coarse = coarse_size(size)
+    if not pairs:
+        return torch.zeros(0, 2, coarse, coarse, device=device)
+    earlier = np.stack([pair[0][:, :2] for pair in pairs]).astype(np.float64)
+    later = np.stack([pair[1][:, :2] for pair in pairs]).astype(np.float64)
+    moved = 2.0 * (earlier - later) / size  # (N, V, 2)
+    places = 2.0 * (later + 0.5) / size - 1.0
+    fits = np.stack([_affine_fit(p, m) for p, m in zip(places, moved, strict=True)])  # (N, 3, 2)
+    design = np.concatenate([places, np.ones_like(places[..., :1])], -1)
+    cells = centres(coarse, torch.device("cpu")).numpy()
+    beside = np.einsum("khw,nkc->nchw", np.concatenate([cells, np.ones_like(cells[:1])]), fits)
+    motion = torch.from_numpy(beside.astype(np.float32)).to(device)
+    triangles = _triangles(earlier.shape[1], device)
+    if triangles is None:
+        return motion
+    points = torch.from_numpy(((later + 0.5) * (coarse / size) - 0.5).astype(np.float32)).to(device)
+    heights = np.stack([pair[1][:, 2] for pair in pairs])
+    depth = torch.from_numpy((4.0 * size - heights).astype(np.float32)).to(device)  # far off: as good as no perspective
+    rest = torch.from_numpy((moved - design @ fits).astype(np.float32)).to(device)
+    drawn, _ = render(points, depth, triangles, rest, coarse)
+    return motion + box(drawn)
+
+
+def crop_motion(earlier: Tensor, later: Tensor) -> Tensor:
+    """The affine map that makes the earlier crop look most like the later one, for motion of about a cell.
+
+    Args:
+        earlier: (3, G, G) in [-1, 1], already where a mesh put it.
+        later: (3, G, G).
+
+    Returns:
+        (2, G, G).
+
+    Source:
+        Lucas and Kanade: An iterative image registration technique, 1981; gradients of the mean of both pictures, one
+        step, each cell weighted by how well it fits (iteratively reweighted least squares with Cauchy's weights).
+    """
+    size = later.shape[-1]
+    weights = later.new_tensor(_LUMA)
+    a, b = box(torch.tensordot(weights, torch.stack([earlier, later]), dims=([0], [1])))
+    middle = 0.5 * (a + b)
+    gx = functional.pad(middle[:, 2:] - middle[:, :-2], (1, 1)) * (size / 4)  # by grid_sample's unit, 2 / G a cell
+    gy = functional.pad(middle[2:] - middle[:-2], (0, 0, 1, 1)) * (size / 4)
+    difference = b - a
+    fit = difference / (difference.abs().mean() * _ROBUST + 1e-6)
+    weight = _middle(size, later.device) / (1.0 + fit * fit)
+    x, y = centres(size, later.device)
+    columns = torch.stack([gx, gx * x, gx * y, gy, gy * x, gy * y]).flatten(1)  # (6, G * G)
+    weighted = columns * weight.flatten()
+    normal = weighted @ columns.T
+    damping = torch.diag_embed(normal.diagonal() * _DAMPING + 1e-6)
+    found = torch.linalg.solve_ex(normal + damping, weighted @ difference.flatten())[0]
+    return torch.stack([found[0] + found[1] * x + found[2] * y, found[3] + found[4] * x + found[5] * y])
+
+
+def _affine_fit(places: NDArray[np.float64], moved: NDArray[np.float64]) -> NDArray[np.float64]:
+    """(V, 2), (V, 2) -> (3, 2): moved as a linear function of (x, y, 1)."""
+    design = np.column_stack([places, np.ones(len(places))])
+    fit: NDArray[np.float64] = np.linalg.lstsq(design, moved, rcond=None)[0]
+    return fit
+
+
+@lru_cache(maxsize=16)
+def _growth(coarse: int, size: int, device: torch.device) -> Tensor:
+    """(S, G): rows of weights of linear interpolation between cell centres."""
+    return functional.interpolate(torch.eye(coarse)[None], size=size, mode="linear")[0].T.contiguous().to(device)
+
+
+@lru_cache(maxsize=16)
+def centres(size: int, device: torch.device) -> Tensor:
+    """(2, S, S): x and y of the pixels' centres, from edge -1 to edge 1."""
+    line = (torch.arange(size, dtype=torch.float32, device=device) + 0.5) * (2.0 / size) - 1.0
+    y, x = torch.meshgrid(line, line, indexing="ij")
+    return torch.stack([x, y])
+
+
+@lru_cache(maxsize=16)
+def _middle(size: int, device: torch.device) -> Tensor:
+    """(G, G): 1 over the face of the FFHQ template, falling to 0 at the crop's border, where another motion may be."""
+    x, y = centres(size, device)
+    return (1.6 - 1.6 * (x.square() + (y - 0.05).square())).clamp(0.0, 1.0)
+
+
+@lru_cache(maxsize=4)
+def _triangles(num_vertices: int, device: torch.device) -> Tensor | None:
+    """(T, 3) of the model with so many vertices; None where it is not ours: then the affine map must do."""
+    model = load_vr468()
+    return model.triangles.to(device) if model.num_vertices == num_vertices else None

@@ -1,0 +1,281 @@
+"""Any network's faces hold still in time: what it makes of a crop is averaged along the track where nothing changed.
+
+A network sees other noise in every frame and makes another face of it: skin crawls, brows and beards boil. Here the
+restored *detail* is carried from frame to frame, where the face went, and averaged:
+
+    detail = restored - base            base: the degraded crop, means of cells of 4 pixels, drawn smoothly
+    carried = the last frame's averaged detail, moved by the mesh and by what the crops themselves show (motion.py)
+    result = restored + weight * (1 - gate) * (carried - detail)
+
+The base is not averaged, so light and shade of the source pass at once; its cells take most of the noise off. With the
+whole degraded crop as base (restored - degraded, what blending adds to the frame) the frame's own noise would come
+back: the network has just taken it off, an average of others' noise does not.
+
+The gate opens where the degraded crop changed since: against a carried average of degraded crops, coarsely, a change
+counts where it exceeds the noise of the moment and what a small error of position makes of the edges there. Noise and
+grain leave it shut; a blink, speech, a hand or a shadow's edge open it, and there the frame's own result is shown, at
+once. With the gate open everywhere the result is the network's, bit for bit.
+
+It is a step of its own after the network, on its device and without waiting for it: pure networks stay pure. Held codes
+(hysteresis.py) act inside the network and so come before; exposure (exposure.py) is held first, then detail.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch import Tensor
+from torch.nn import functional
+
+from vidrestore.config import RestoreOptions
+from vidrestore.geometry import apply, mean_scale
+from vidrestore.restoration import exposure
+from vidrestore.restoration.exposure import Exposure
+from vidrestore.restoration.motion import box, centres, crop_motion, grow, mesh_motion, shrink, warp, warp_sharp
+from vidrestore.types import CropContext
+
+__all__ = ["Steadiness", "SteadyOptions", "make_steadiness"]
+
+
+@dataclass(frozen=True, slots=True)
+class SteadyOptions:
+    """How strongly faces are held; benchmarks/steady.py measures what it does."""
+
+    weight: float = 0.65
+    """Share of the carried detail in the result where nothing changed, in [0, 1); 0: detail is not held."""
+    exposure: float = 0.9
+    """Share of the kept exposure at each frame, in [0, 1); 0: exposure is not held."""
+    noise: float = 2.0
+    """A change counts from so many times the mean change of flat skin on."""
+    slack_px: float = 0.5
+    """Error of position, in pixels of a crop of 256, that is forgiven at edges."""
+    open: float = 2.0
+    """The gate is open at so many times the change at which it begins to."""
+    noise_floor: float = 0.004
+    """The noise counts as at least this (half a step of 8 bits, of [-1, 1]): a perfect recording is not all motion."""
+    max_gap: int = 4
+    """A track whose last crop is more frames back begins anew."""
+
+    def __post_init__(self) -> None:
+        """Checks ranges."""
+        if not 0.0 <= self.weight < 1.0 or not 0.0 <= self.exposure < 1.0:
+            raise ValueError(f"weight and exposure must be in [0, 1), got {self.weight}, {self.exposure}")
+        if not self.noise > 0.0 or not self.slack_px > 0.0 or not self.open > 1.0:
+            raise ValueError(f"noise and slack_px must be above 0 and open above 1, got {self}")
+
+
+def make_steadiness(options: RestoreOptions) -> Steadiness | None:
+    """The step that the options ask for; None where both strengths are 0 and results stay as the network made them."""
+    if options.steady == 0.0 and options.exposure_lock == 0.0:
+        return None
+    return Steadiness(SteadyOptions(weight=options.steady, exposure=options.exposure_lock))
+
+
+@dataclass(frozen=True, slots=True)
+class _Place:
+    """Where a crop belongs, and the face's mesh in it."""
+
+    track_id: int
+    shot: int
+    frame_index: int
+    mesh: NDArray[np.float32] | None
+    """(V, 3) in the crop's pixels."""
+
+
+@dataclass(frozen=True, slots=True)
+class _Now:
+    """One crop of a batch."""
+
+    place: _Place
+    restored: Tensor
+    """(3, S, S)."""
+    degraded: Tensor
+    """(3, G, G), coarse."""
+    exposure: Exposure | None
+    mesh_motion: Tensor | None
+    """(2, G, G), or None without meshes in both crops."""
+
+
+@dataclass(frozen=True, slots=True)
+class _Memory:
+    """What is kept of a track."""
+
+    place: _Place
+    num_frames: int
+    """Since the track began anew."""
+    detail: Tensor | None
+    """(3, S, S), averaged; None where detail is not held."""
+    degraded: Tensor
+    """(3, G, G), averaged."""
+    trust: Tensor
+    """(), 1, or 0 after a result that was not finite."""
+    exposure: Exposure | None
+
+
+class Steadiness:
+    """The memory of all tracks, and the step after the network.
+
+    Args:
+        options: strengths.
+    """
+
+    def __init__(self, options: SteadyOptions | None = None) -> None:
+        self.options = options or SteadyOptions()
+        self._memories: dict[int, _Memory] = {}
+
+    def __len__(self) -> int:
+        return len(self._memories)
+
+    def steady(self, crops: Tensor, restored: Tensor, context: CropContext) -> Tensor:
+        """The restored crops, held along their tracks.
+
+        Args:
+            crops: (B, 3, S, S) float32 in [-1, 1], what the network saw.
+            restored: (B, 3, S, S) float32, what it made of them, on the same device.
+            context: of these crops.
+
+        Returns:
+            (B, 3, S, S). A track's first crop in a shot or after a gap is the network's own, and so is one that is not
+            finite. A track that comes back to an earlier frame begins anew.
+
+        The memory changes last: a pass that runs out of memory before that comes again and finds all as it was.
+        """
+        places = _places(context)
+        befores = self._befores(places)
+        motions = self._mesh_motions(befores, places, crops)
+        coarse = shrink(crops)
+        exposures = exposure.measure(coarse, shrink(restored)) if self.options.exposure > 0.0 else None
+        fresh: dict[int, _Memory] = {}
+        results = []
+        for i, place in enumerate(places):
+            of_crop = exposures.of(i) if exposures is not None else None
+            now = _Now(place, restored[i], coarse[i], of_crop, motions.get(i))
+            memory = fresh.get(place.track_id, self._memories.get(place.track_id)) if befores[i] is not None else None
+            result, fresh[place.track_id] = self._begin(now) if memory is None else self._go_on(memory, now)
+            results.append(result)
+        held = torch.stack(results)
+        self._memories |= fresh
+        for track_id in context.ended:
+            self._memories.pop(track_id, None)
+        return held
+
+    def _befores(self, places: Sequence[_Place]) -> list[_Place | None]:
+        """The last place of each one's track, in this call or before; None where the track begins anew."""
+        last = {track_id: memory.place for track_id, memory in self._memories.items()}
+        befores: list[_Place | None] = []
+        for place in places:
+            before = last.get(place.track_id)
+            befores.append(before if before is not None and self._follows(before, place) else None)
+            last[place.track_id] = place
+        return befores
+
+    def _follows(self, before: _Place, now: _Place) -> bool:
+        return before.shot == now.shot and 0 < now.frame_index - before.frame_index <= self.options.max_gap
+
+    def _mesh_motions(
+        self, befores: Sequence[_Place | None], places: Sequence[_Place], crops: Tensor
+    ) -> dict[int, Tensor]:
+        """By index; drawn together."""
+        if self.options.weight == 0.0:
+            return {}
+        pairs = {
+            i: (before.mesh, place.mesh)
+            for i, (before, place) in enumerate(zip(befores, places, strict=True))
+            if before is not None and before.mesh is not None and place.mesh is not None
+            if before.mesh.shape == place.mesh.shape
+        }
+        motions = mesh_motion(list(pairs.values()), crops.shape[-1], crops.device)
+        return dict(zip(pairs, motions, strict=True))
+
+    def _begin(self, now: _Now) -> tuple[Tensor, _Memory]:
+        detail = now.restored - grow(now.degraded, now.restored.shape[-1]) if self.options.weight > 0.0 else None
+        return now.restored, _memory_of(now, 1, detail, now.degraded.clone(), now.exposure)
+
+    def _go_on(self, memory: _Memory, now: _Now) -> tuple[Tensor, _Memory]:
+        restored, kept_exposure, num_frames = now.restored, None, memory.num_frames + 1
+        if now.exposure is not None and memory.exposure is not None:
+            share = max(1.0 - self.options.exposure, 1.0 / num_frames)
+            kept_exposure, scale, shift = exposure.hold(now.exposure, memory.exposure, share)
+            restored = restored * scale[:, None, None] + shift[:, None, None]
+        if memory.detail is None:
+            return restored, _memory_of(now, num_frames, None, now.degraded.clone(), kept_exposure)
+        size = restored.shape[-1]
+        motion, carried_degraded = _carry(memory.degraded, now)
+        weight = min(self.options.weight, memory.num_frames / num_frames)
+        shut = 1.0 - self._gate(carried_degraded, now.degraded, motion, size)
+        weights = memory.trust * weight * shut  # (G, G)
+        grown = grow(torch.cat([motion, weights[None], now.degraded]), size)
+        carried = warp_sharp(memory.detail, grown[:2])
+        detail = torch.sub(restored, grown[3:])
+        step = carried.sub_(detail).mul_(grown[2])
+        degraded = now.degraded + weights * (carried_degraded - now.degraded)
+        return restored + step, _memory_of(now, num_frames, detail.add_(step), degraded, kept_exposure)
+
+    def _gate(self, carried: Tensor, degraded: Tensor, motion: Tensor, size: int) -> Tensor:
+        """(G, G) in [0, 1]: 1 where the degraded crop changed, or where the earlier one had no pixels.
+
+        Args:
+            carried: (3, G, G) degraded crops, averaged and moved.
+            degraded: (3, G, G) of now.
+            motion: (2, G, G).
+            size: S.
+        """
+        o = self.options
+        change = (degraded - carried).abs().mean(0)
+        edges = _edges(carried)  # per cell
+        flat = 1.0 / (1.0 + (edges / (edges.median() + 1e-6)).square().square())
+        noise = ((change * flat).sum() / flat.sum()).clamp_min(o.noise_floor)
+        slack = o.slack_px / 256.0 * degraded.shape[-1]  # in cells
+        ratio = box(change) / (o.noise * noise + slack * box(edges))
+        gate = ((ratio - 1.0) / (o.open - 1.0)).clamp(0.0, 1.0)
+        gate = box(functional.max_pool2d(gate[None], 3, stride=1, padding=1)[0])
+        return torch.maximum(gate, _outside(motion))
+
+
+def _places(context: CropContext) -> list[_Place]:
+    return [
+        _Place(track.id, track.shot, frame_index, None if track.mesh is None else _mesh_in(m, track.mesh))
+        for track, frame_index, m in zip(context.tracks, context.frame_indices, context.crop_from_display, strict=True)
+    ]
+
+
+def _mesh_in(crop_from_display: NDArray[np.float64], mesh: NDArray[np.float32]) -> NDArray[np.float32]:
+    placed = np.empty_like(mesh)
+    placed[:, :2] = apply(crop_from_display, mesh[:, :2])
+    placed[:, 2] = mesh[:, 2] * mean_scale(crop_from_display)
+    return placed
+
+
+def _carry(degraded: Tensor, now: _Now) -> tuple[Tensor, Tensor]:
+    """The whole motion since the last crop, (2, G, G), and its degraded picture moved by it."""
+    if now.mesh_motion is None:
+        motion = crop_motion(degraded, now.degraded)
+    else:
+        motion = now.mesh_motion + crop_motion(warp(degraded, now.mesh_motion), now.degraded)
+    return motion, warp(degraded, motion)
+
+
+def _edges(coarse: Tensor) -> Tensor:
+    """(3, G, G) -> (G, G): mean absolute difference to the next cells."""
+    right = functional.pad((coarse[..., 1:] - coarse[..., :-1]).abs().mean(0), (0, 1))
+    below = functional.pad((coarse[:, 1:] - coarse[:, :-1]).abs().mean(0), (0, 0, 0, 1))
+    return right + below
+
+
+def _outside(motion: Tensor) -> Tensor:
+    """(G, G): 1 where the earlier crop ends before the place that is asked for."""
+    return ((motion + centres(motion.shape[-1], motion.device)).abs().amax(0) > 1.0).to(motion.dtype)
+
+
+def _memory_of(
+    now: _Now, num_frames: int, detail: Tensor | None, degraded: Tensor, kept_exposure: Exposure | None
+) -> _Memory:
+    """A memory that is not trusted, and empty, where a result was not finite."""
+    total = degraded.sum() if detail is None else degraded.sum() + detail.sum()
+    for kept in (degraded,) if detail is None else (degraded, detail):
+        kept.nan_to_num_(0.0, 0.0, 0.0)
+    return _Memory(now.place, num_frames, detail, degraded, total.isfinite().float(), kept_exposure)
