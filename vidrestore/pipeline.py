@@ -7,9 +7,10 @@ the queues, the tracker's look-ahead and one batch have room for.
 from __future__ import annotations
 
 import os
+import threading
 import time
 from collections.abc import Callable, Generator, Iterable, Iterator
-from contextlib import closing
+from contextlib import closing, nullcontext
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from types import TracebackType
@@ -28,14 +29,16 @@ from vidrestore.detect.retinaface import MOBILENET, RESNET50, RetinaFace, Retina
 from vidrestore.detect.yunet import YuNet
 from vidrestore.device import choose_device, describe_device
 from vidrestore.encode.writer import VideoWriter, check_target
-from vidrestore.engine import Engine
+from vidrestore.engine import Engine, HostEngine
 from vidrestore.errors import DecodeError
+from vidrestore.kernels import warm_up
 from vidrestore.restoration.grey import GreyRestorer
-from vidrestore.restoration.restorer import Restorer, load_restorer
+from vidrestore.restoration.restorer import Restorer, load_restorer, weights_used
 from vidrestore.restoration.vqgan import load_published
 from vidrestore.restoration.weights import WeightStore
+from vidrestore.sidecar import Replay, Sidecar, SidecarWriter, check_sidecar_target, sidecar_path
 from vidrestore.tasks import Task
-from vidrestore.track.tracker import Tracker
+from vidrestore.track.tracker import make_tracker
 from vidrestore.types import Frame, StageTime, StreamInfo, Track, TrackedFrame
 
 __all__ = [
@@ -192,8 +195,10 @@ class RestoredVideo:
         task: what is done with the faces, where it is not restoring; one object for one video.
         check: called in the caller's thread before each frame and ten times a second of waiting; what it raises ends
             the iteration.
+        tracks: a sidecar, or its file, whose tracks are taken in place of detecting and tracking anew.
 
     Raises:
+        ConfigError: the sidecar cannot be used, or is of another video.
         DecodeError: the file is missing or is no video that can be read.
         DeviceError: the configured device is not there.
         WeightsError: a weight file is missing or damaged.
@@ -208,16 +213,19 @@ class RestoredVideo:
         finder: FaceFinder | None = None,
         task: Task | None = None,
         check: Callable[[], None] | None = None,
+        tracks: Sidecar | str | os.PathLike[str] | None = None,
     ) -> None:
         self._config = config = config or RestoreConfig()
         self._check = check
         self._reader = VideoReader(path, config.decode)
         self._task = task = task or Task()
         self._stages: list[Ahead[Any]] = []
+        self._warming: threading.Thread | None = None
         try:
+            self._replay = None if tracks is None else Replay(tracks, path, self._reader.info)
             self.info = task.begin(self._reader.info)
             self._restorer = restorer or task.restorer(config) or load_restorer(config.restore)
-            self._finder = finder or load_finder(config)
+            self._finder = finder or (load_finder(config) if tracks is None else None)
             is_grey = task.may_grey and _is_grey(config.restore.grey, path, self.info)
             self._engine = task.engine(config, self.info, GreyRestorer(self._restorer) if is_grey else self._restorer)
         except BaseException:
@@ -262,14 +270,25 @@ class RestoredVideo:
         if self._stages:
             raise ValueError("a RestoredVideo can be iterated once; open the file again")
         config = self._config
+        if isinstance(self._engine, HostEngine):  # beside the decoding and finding of the first frames' faces
+            self._warming = threading.Thread(
+                target=warm_up, args=(self.info.format,), name="vidrestore-warm-up", daemon=True
+            )
+            self._warming.start()
         decoded = Ahead(_closing(self._reader.decode()), QUEUE_FRAMES, "decode")
         self._stages.append(decoded)  # one by one, so that close() finds each thread that was started
         frames = self._task.frames(decoded)
-        tracked = Ahead(_tracked(frames, self.info, config, self._finder), QUEUE_FRAMES, "track")
+        tracked = Ahead(self._tracked(frames), QUEUE_FRAMES, "track")
         self._stages.append(tracked)
         restored = Ahead(_restored(tracked, self._engine), QUEUE_FRAMES, "restore", self._check)
         self._stages.append(restored)
         yield from restored
+
+    def _tracked(self, frames: Iterable[Frame]) -> Generator[TrackedFrame, None, None]:
+        if self._replay is not None:
+            return self._replay.tracked(frames)
+        assert self._finder is not None
+        return _tracked(frames, self.info, self._config, self._finder)
 
     def stage_times(self) -> dict[str, StageTime]:
         """Seconds of decode, track and restore so far."""
@@ -280,6 +299,8 @@ class RestoredVideo:
         """Stops all threads, last stage first, and closes the file."""
         for stage in reversed(self._stages):
             stage.close()
+        if self._warming is not None:
+            self._warming.join()
         self._task.close()
         self._reader.close()
 
@@ -294,6 +315,8 @@ def restore(
     restorer: Restorer | None = None,
     task: Task | None = None,
     check: Callable[[], None] | None = None,
+    sidecar: bool = False,
+    tracks: Sidecar | str | os.PathLike[str] | None = None,
 ) -> RestoreResult:
     """Restores the faces of a video file into another file; the main job.
 
@@ -311,8 +334,12 @@ def restore(
             for one video.
         check: called in the caller's thread before each frame and ten times a second of waiting; what it raises ends
             the run, and nothing half-written stays.
+        sidecar: write what was tracked, and with which settings, to ``OUTPUT.vidrestore.json``
+            (:mod:`vidrestore.sidecar`).
+        tracks: a sidecar, perhaps edited, or its file, whose tracks are taken in place of detecting and tracking anew.
 
     Raises:
+        ConfigError: the sidecar in ``tracks`` cannot be used, or is of another video.
         DecodeError: the input is missing or is no video that can be read.
         EncodeError: the output exists, is the input, or cannot be written.
         DeviceError: the configured device is not there or out of memory.
@@ -320,17 +347,22 @@ def restore(
     """
     config = config or RestoreConfig()
     check_target(output, config.encode, source=source, overwrite=overwrite)
+    if sidecar:
+        check_sidecar_target(sidecar_path(output), overwrite=overwrite)
     people: set[int] = set()
     num_frames, shot = 0, 0
     encode_s = 0.0
     begin = time.perf_counter()
     with (
-        RestoredVideo(source, config, restorer=restorer, task=task, check=check) as video,
+        RestoredVideo(source, config, restorer=restorer, task=task, check=check, tracks=tracks) as video,
         VideoWriter(output, video.info, config.encode, source=source, overwrite=overwrite) as writer,
+        _noting(source, output, video, config, overwrite=overwrite) if sidecar else nullcontext() as notes,
     ):
         for restored in video:
             write_begin = time.perf_counter()
             writer.write(restored.frame)
+            if notes is not None:
+                notes.add(restored.frame, restored.tracks)
             encode_s += time.perf_counter() - write_begin
             num_frames, shot = num_frames + 1, restored.frame.shot
             people.update(track.id for track in restored.tracks)
@@ -340,7 +372,11 @@ def restore(
         if num_frames == 0:
             raise DecodeError(f"{video.info.path}: not a single frame could be decoded", path=source)
         write_begin = time.perf_counter()
+        if notes is not None:
+            notes.seal([asdict(loss) for loss in video.losses])
         written = writer.finish()
+        if notes is not None:
+            notes.publish()
         encode_s += time.perf_counter() - write_begin
         stages = video.stage_times() | {"encode": StageTime(encode_s, video.waited_s, 0.0)}
         return RestoreResult(
@@ -363,6 +399,19 @@ def restore(
         )
 
 
+def _noting(
+    source: str | os.PathLike[str],
+    output: str | os.PathLike[str],
+    video: RestoredVideo,
+    config: RestoreConfig,
+    *,
+    overwrite: bool,
+) -> SidecarWriter:
+    """The sidecar of a run. It stands under its name only after the output does."""
+    weights = weights_used(config.restore)
+    return SidecarWriter(sidecar_path(output), source, video.info, config, weights, overwrite=overwrite)
+
+
 def _is_grey(choice: str, path: str | os.PathLike[str], info: StreamInfo) -> bool:
     return choice == "yes" or (choice == "auto" and clip_is_grey(path, info))
 
@@ -375,13 +424,10 @@ def _tracked(
     frames: Iterable[Frame], info: StreamInfo, config: RestoreConfig, finder: FaceFinder
 ) -> Generator[TrackedFrame, None, None]:
     detector = Detector(config.detect, info, finder)
-    tracker = Tracker(config.track, config.detect.every)
-    shot, since = -1, 0
+    device = choose_device(config.restore.device)
+    tracker = make_tracker(config.track, info, every=config.detect.every, device=device)
     for frame in frames:
-        since = 0 if frame.shot != shot else since + 1
-        shot = frame.shot
-        looks = since % config.detect.every == 0
-        yield from tracker.update(frame, detector.detect(frame) if looks else None)
+        yield from tracker.update(frame, detector.detect)
     yield from tracker.flush()
 
 

@@ -25,8 +25,8 @@ from vidrestore.live.ladder import Ladder, Rung, rungs_for
 from vidrestore.live.meter import Meter
 from vidrestore.restoration.align import template
 from vidrestore.restoration.restorer import FaceRestorer, Restorer
-from vidrestore.track.tracker import Tracker
-from vidrestore.types import Frame, Restoration, StreamInfo, Track, TrackedFrame
+from vidrestore.track.tracker import Tracker, make_tracker
+from vidrestore.types import Detections, Frame, Restoration, StreamInfo, Track, TrackedFrame
 
 __all__ = ["Aside", "Background", "Controls", "Engine", "LiveFrame"]
 
@@ -209,7 +209,7 @@ class Engine:
         self._compositor = Compositor(config.blend)
         self._stream: _Stream | None = None
         self._carried = CarriedChanges()
-        self._index = self._since_detection = self._since_restoration = 0
+        self._index = self._since_restoration = 0
         self._shot = -1
         self._last_sequence = -1
         self._num_before = (0, 0)
@@ -285,7 +285,7 @@ class Engine:
         self._index += 1
         is_new_shot = frame.shot != self._shot
         self._shot = frame.shot
-        tracks = self._track(stream, frame, rung, is_new_shot=is_new_shot)
+        tracks = self._track(stream, frame, rung)
         shown = _largest(tracks, rung.max_faces)
         restorations = self._restore(stream, TrackedFrame(frame, shown), rung, is_new_shot=is_new_shot)
         blend_begin = self._clock()
@@ -311,7 +311,7 @@ class Engine:
             self._stream = _Stream(
                 info,
                 Detector(config.detect, info, self._finder),
-                Tracker(config.track, config.detect.every),
+                make_tracker(config.track, info, every=config.detect.every, device=self._networks[0].device),
                 FaceRestorer(config.restore, info, self._networks[0]),
                 0,
             )
@@ -320,20 +320,20 @@ class Engine:
             self._shot = -1
         return self._stream
 
-    def _track(self, stream: _Stream, frame: Frame, rung: Rung, *, is_new_shot: bool) -> tuple[Track, ...]:
-        # no longer than the tracker believes in a face that it does not see
-        longest = max(self._config.detect.every, self._config.track.max_missed)
-        every = min(self._config.detect.every * rung.detect_every, longest)
-        self._since_detection = 0 if is_new_shot else self._since_detection + 1
-        detections = None
-        if self._since_detection % every == 0:
-            self._since_detection = 0
+    def _track(self, stream: _Stream, frame: Frame, rung: Rung) -> tuple[Track, ...]:
+        detect_s = 0.0
+
+        def look(seen: Frame) -> Detections:
+            nonlocal detect_s
             begin = self._clock()
-            detections = stream.detector.detect(frame)
+            found = stream.detector.detect(seen)
+            detect_s += self._clock() - begin
             self.meter.add("detect", (self._clock() - begin) * 1e3)
+            return found
+
         begin = self._clock()
-        tracked = stream.tracker.update(frame, detections)
-        self.meter.add("track", (self._clock() - begin) * 1e3)
+        tracked = stream.tracker.update(frame, look, spacing=rung.detect_every)
+        self.meter.add("track", (self._clock() - begin - detect_s) * 1e3)
         return tracked[-1].tracks
 
     def _restore(

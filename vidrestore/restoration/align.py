@@ -7,20 +7,9 @@ from numpy.typing import ArrayLike, NDArray
 
 from vidrestore.geometry import Affine, estimate_similarity, scale_about_pixel_edges
 from vidrestore.geometry import apply as apply_map
+from vidrestore.morphable.template import FFHQ_TEMPLATE_512
 
 __all__ = ["FFHQ_TEMPLATE_512", "SGPN_TEMPLATE_512", "crop_from_display", "crop_from_ffhq", "template"]
-
-FFHQ_TEMPLATE_512: NDArray[np.float64] = np.array(
-    [
-        (192.98138, 239.94708),
-        (318.90277, 240.1936),
-        (256.63416, 314.01935),
-        (201.26117, 371.41043),
-        (313.08905, 371.15118),
-    ]
-)
-"""Left eye, right eye, nose, left and right mouth corner in a 512-pixel crop aligned as the FFHQ data set is; the
-published template of the blind face restoration tools (FaceRestoreHelper), so that their networks fit too."""
 
 SGPN_TEMPLATE_512: NDArray[np.float64] = np.array(
     [

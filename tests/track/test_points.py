@@ -11,7 +11,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from vidrestore.config import TrackOptions
-from vidrestore.track.tracker import Tracker
+from vidrestore.track.points import PointTracker
 from vidrestore.types import Detections, Frame, PixelFormat, Track, TrackedFrame
 
 GRAY = PixelFormat("gray", "gray", 8)
@@ -29,12 +29,13 @@ def faces(*places: tuple[float, float], side: float = 50.0, score: float = 0.9) 
 
 
 def run(
-    looks: Sequence[Detections | None], options: TrackOptions, shots: Sequence[int] | None = None, every: int = 1
+    looks: Sequence[Detections], options: TrackOptions, shots: Sequence[int] | None = None, every: int = 1
 ) -> list[TrackedFrame]:
-    tracker = Tracker(options, every)
+    tracker = PointTracker(options, every)
     out: list[TrackedFrame] = []
-    for index, look in enumerate(looks):
-        out += tracker.update(frame(index, shots[index] if shots else 0), look)
+    for index in range(len(looks)):
+        seen = frame(index, shots[index] if shots else 0)
+        out += tracker.update(seen, lambda asked: looks[asked.index])
     return out + tracker.flush()
 
 
@@ -118,8 +119,16 @@ def test_two_people_who_pass_each_other_keep_their_ids() -> None:
 
 
 def test_the_detector_may_rest_between_looks() -> None:
-    looks = [faces((10 + 2 * i, 10)) if i % 4 == 0 else None for i in range(41)]
-    person = of_person(run(looks, TrackOptions(), every=4), 0)
+    asked: list[int] = []
+    tracker = PointTracker(TrackOptions(), every=4)
+
+    def look(seen: Frame) -> Detections:
+        asked.append(seen.index)
+        return faces((10 + 2 * seen.index, 10))
+
+    tracked = [done for i in range(41) for done in tracker.update(frame(i), look)] + tracker.flush()
+    person = of_person(tracked, 0)
+    assert asked == list(range(0, 41, 4))
     assert sorted(person) == list(range(41))
     np.testing.assert_allclose([person[i].box[0] for i in range(41)], 10 + 2 * np.arange(41), atol=0.5)
 
@@ -148,9 +157,9 @@ def test_smoothing_takes_the_tremble_out_of_the_points() -> None:
 
 
 def test_memory_does_not_grow_with_the_clip() -> None:
-    tracker = Tracker(TrackOptions())
+    tracker = PointTracker(TrackOptions())
     for index in range(3000):
-        tracker.update(frame(index), faces((10, 10)) if index % 50 < 30 else Detections.none())
+        tracker.update(frame(index), lambda seen: faces((10, 10)) if seen.index % 50 < 30 else Detections.none())
     assert len(tracker._people) <= 2
     assert all(len(person.indices) < 80 for person in tracker._people)
     assert len(tracker._waiting) == TrackOptions().lookahead

@@ -1,0 +1,309 @@
+"""The 3D face as the tracker uses it: regressed from crops, described in display pixels, drawn at any pose.
+
+A :class:`Look` is one reading. Its pose is a weak perspective in display pixels, which can be smoothed, predicted and
+compared whatever crop it was read from: yaw, pitch, roll, the logarithm of the scale (display pixels per unit of the
+model) and the place of the model's origin.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import numpy as np
+import torch
+from numpy.typing import ArrayLike, NDArray
+
+from vidrestore.geometry import (
+    Affine,
+    apply,
+    compose,
+    estimate_similarity,
+    invert,
+    mean_scale,
+    scale_about_pixel_edges,
+)
+from vidrestore.kernels.sample import sample_crops
+from vidrestore.morphable.camera import Camera
+from vidrestore.morphable.coefficients import COEFFICIENTS, WIDTHS
+from vidrestore.morphable.files import load_vr468
+from vidrestore.morphable.regressor import REGRESSOR_SIZE, ShapeRegressor, fold_normalisation, load_regressor
+from vidrestore.morphable.template import FFHQ_TEMPLATE_512
+from vidrestore.types import Frame, StreamInfo
+
+__all__ = ["PITCH_AT_EASE", "POSE", "FaceModel", "FaceReader", "Look", "crop_at"]
+
+POSE = ("yaw", "pitch", "roll", "log_scale", "x", "y")
+"""What the six numbers of a pose are: radians as in :class:`vidrestore.types.Pose`, logarithm of display pixels per
+unit of the model, display pixels."""
+
+VIEWING_DISTANCE = 11.6
+"""Of the camera from a face that fills its crop as FFHQ's faces do, in the model's unit: the middle of what the
+regressor gives for them (its translation of -1.6 from a camera at 10). It sets how strong perspective is."""
+
+FIVE_VERTICES: tuple[tuple[int, ...], ...] = (
+    (33, 133, 159, 145),
+    (362, 263, 386, 374),
+    (1, 4),
+    (61,),
+    (291,),
+)
+"""FaceMesh vertices whose means stand for the five points: corners and lids of the eyes, tip of the nose, corners of
+the mouth, left to right in the picture."""
+
+FIVE_OFFSETS: NDArray[np.float64] = np.array(
+    [
+        (0.0171, 0.0081, 0.0),
+        (-0.0008, 0.0, 0.0),
+        (0.0018, -0.0157, 0.0),
+        (0.0139, 0.0045, 0.0),
+        (-0.0298, -0.0071, 0.0),
+    ]
+)
+"""Added to those means of a face at rest, in the model's unit, so that on average they are where YuNet puts its points:
+least squares over 255 generated faces of 512 px (numbers 128 to 387), of which each was read in the crop that YuNet's
+points give. Single points then differ by 0.024 to 0.035, of eyes that are 0.6 apart."""
+
+PITCH_AT_EASE = 0.197
+"""What the regressor reads, in radians, off a face that looks into the camera: the mean over the same faces. The model's
+mesh is that much bowed."""
+
+_SIDES = {
+    name: slice(end - width, end)
+    for (name, width), end in zip(WIDTHS.items(), np.cumsum(list(WIDTHS.values())), strict=True)
+}
+_MIDDLE = apply(scale_about_pixel_edges(REGRESSOR_SIZE / 512), FFHQ_TEMPLATE_512).mean(0)
+_LUMA = np.array([0.299, 0.587, 0.114], np.float32)
+
+
+@dataclass(frozen=True, slots=True)
+class Look:
+    """What the regressor saw of one face in one frame."""
+
+    pose: NDArray[np.float64]
+    """(6,), see :data:`POSE`."""
+    identity: NDArray[np.float32]
+    """(80,)"""
+    expression: NDArray[np.float32]
+    """(64,)"""
+    texture: NDArray[np.float32]
+    """(80,)"""
+    lighting: NDArray[np.float32]
+    """(27,)"""
+    likeness: float
+    """Correlation, in [-1, 1], of the lit 3D face's brightness with the picture's at the vertices that are seen: high on
+    a face, low beside one."""
+    off_centre: float
+    """How far the face lay from its place in the crop, in shares of the crop's side."""
+
+
+def crop_at(points: ArrayLike, size: int = REGRESSOR_SIZE) -> Affine:
+    """crop_from_display that brings five points onto FFHQ's template.
+
+    Args:
+        points: (5, 2) in display pixels.
+        size: of the crop in pixels.
+
+    Raises:
+        ValueError: the points coincide.
+    """
+    return estimate_similarity(points, apply(scale_about_pixel_edges(size / 512), FFHQ_TEMPLATE_512))
+
+
+class FaceModel:
+    """``vr468`` in NumPy: shapes, and where they are seen at a pose."""
+
+    def __init__(self) -> None:
+        model = load_vr468()
+        self._mean = model.mean_shape.numpy().astype(np.float32)  # (V, 3)
+        self._identity = model.identity_basis.numpy().astype(np.float32)
+        self._expression = model.expression_basis.numpy().astype(np.float32)
+        # what of a change of identity the expressions can follow: keeps the shape when the identity is replaced
+        basis = self._expression.astype(np.float64)
+        ridge = 1e-3 * np.trace(basis.T @ basis) / basis.shape[1] * np.eye(basis.shape[1])
+        self._expression_from_identity = np.linalg.solve(basis.T @ basis + ridge, basis.T @ self._identity)
+
+    @property
+    def num_vertices(self) -> int:
+        """V."""
+        return len(self._mean)
+
+    def shape(
+        self, identity: NDArray[np.float32], expression: NDArray[np.float32] | None = None
+    ) -> NDArray[np.float32]:
+        """(V, 3) in the model's unit, looking at the viewer; without expression the face is at rest."""
+        offsets = self._identity @ identity
+        if expression is not None:
+            offsets = offsets + self._expression @ expression
+        shape: NDArray[np.float32] = self._mean + offsets.reshape(-1, 3)
+        return shape
+
+    def expression_for(
+        self, expression: NDArray[np.float32], identity: NDArray[np.float32], held: NDArray[np.float32]
+    ) -> NDArray[np.float32]:
+        """The expression that, with the held identity, comes nearest to the shape read with its own."""
+        moved: NDArray[np.float32] = (expression + self._expression_from_identity @ (identity - held)).astype(
+            np.float32
+        )
+        return moved
+
+    @staticmethod
+    def five(shape: NDArray[np.float32]) -> NDArray[np.float64]:
+        """(5, 3) eyes, nose and corners of the mouth of a (V, 3) shape, in the model's unit."""
+        return np.stack([shape[list(which)].mean(0) for which in FIVE_VERTICES]) + FIVE_OFFSETS
+
+    @staticmethod
+    def place(points: NDArray[np.floating], pose: NDArray[np.float64]) -> NDArray[np.float64]:  # type: ignore[type-arg]
+        """Points of the model as they are seen.
+
+        Args:
+            points: (N, 3) in the model's unit.
+            pose: (6,).
+
+        Returns:
+            (N, 3): x and y in display pixels, z in display pixels towards the viewer.
+        """
+        yaw, pitch, roll, log_scale, x, y = pose
+        turned = np.asarray(points, np.float64) @ _rotation(pitch, yaw, -roll)
+        scale = math.exp(log_scale)
+        near = scale / (1.0 - turned[:, 2] / VIEWING_DISTANCE)
+        return np.stack([x + near * turned[:, 0], y - near * turned[:, 1], near * turned[:, 2]], 1)
+
+    def coefficients(
+        self,
+        pose: NDArray[np.float64],
+        identity: NDArray[np.float32],
+        expression: NDArray[np.float32],
+        texture: NDArray[np.float32],
+        lighting: NDArray[np.float32],
+        crop_from_display: Affine,
+    ) -> NDArray[np.float32]:
+        """(257,) as ``Camera()`` sees the face in a crop of ``REGRESSOR_SIZE``, to which the map leads."""
+        camera = Camera()  # any size: coefficients do not depend on it
+        size = camera.size
+        crop_from_display = compose(scale_about_pixel_edges(size / REGRESSOR_SIZE), crop_from_display)
+        yaw, pitch, roll, log_scale, x, y = pose
+        turn = math.atan2(crop_from_display[1, 0], crop_from_display[0, 0])
+        depth = camera.focal / (math.exp(log_scale) * mean_scale(crop_from_display))
+        u, v = apply(crop_from_display, (x, y)) - camera.centre_px
+        out = np.empty(COEFFICIENTS, np.float32)
+        out[_SIDES["identity"]] = identity
+        out[_SIDES["expression"]] = expression
+        out[_SIDES["texture"]] = texture
+        out[_SIDES["angles"]] = pitch, yaw, -(roll + turn)
+        out[_SIDES["lighting"]] = lighting
+        out[_SIDES["translation"]] = u * depth / camera.focal, -v * depth / camera.focal, camera.distance - depth
+        return out
+
+
+class FaceReader:
+    """Reads faces off frames.
+
+    Args:
+        info: of the stream; its map to display pixels is used.
+        device: where the regressor runs.
+        regressor: None is the one that comes with the package.
+    """
+
+    def __init__(
+        self, info: StreamInfo, device: torch.device | str = "cpu", regressor: ShapeRegressor | None = None
+    ) -> None:
+        self._display_from_frame = info.display_from_frame
+        self._device = torch.device(device)
+        network = regressor or load_regressor()
+        self._network = fold_normalisation(network).to(self._device, memory_format=torch.channels_last)  # type: ignore[call-overload]
+        self._mesh = load_vr468().to(self._device)
+        self.model = FaceModel()
+        self.num_read = 0
+
+    @torch.inference_mode()
+    def read(self, frames: Sequence[Frame], maps: Sequence[Affine]) -> list[Look]:
+        """Faces in B crops.
+
+        Args:
+            frames: B frames that the crops are cut from; equal ones stand side by side.
+            maps: B crop_from_display, for crops of ``REGRESSOR_SIZE``.
+        """
+        if not frames:
+            return []
+        self.num_read += len(frames)
+        crops = self._sample(frames, maps)
+        images = torch.from_numpy(crops).to(self._device)
+        coefficients = self._network(images)
+        face = self._mesh(coefficients, Camera().scaled(REGRESSOR_SIZE))
+        values = coefficients.cpu().numpy()
+        points = face.points_px.cpu().numpy().astype(np.float64)
+        likeness = _likeness(crops, points, face.colours.cpu().numpy(), face.normals[..., 2].cpu().numpy())
+        return [self._look(*row) for row in zip(values, points, likeness, maps, strict=True)]
+
+    def _sample(self, frames: Sequence[Frame], maps: Sequence[Affine]) -> NDArray[np.float32]:
+        parts = []
+        begin = 0
+        while begin < len(frames):
+            end = begin + 1
+            while end < len(frames) and frames[end] is frames[begin]:
+                end += 1
+            frame = frames[begin]
+            here = np.stack([compose(m, self._display_from_frame) for m in maps[begin:end]])
+            parts.append(sample_crops(frame.planes, frame.format, here, REGRESSOR_SIZE))
+            begin = end
+        return np.concatenate(parts)
+
+    def _look(
+        self, values: NDArray[np.float32], points: NDArray[np.float64], likeness: float, crop_from_display: Affine
+    ) -> Look:
+        camera = Camera().scaled(REGRESSOR_SIZE)
+        part = {name: values[where] for name, where in _SIDES.items()}
+        pitch, yaw, lean = (float(a) for a in part["angles"])
+        tx, ty, tz = (float(t) for t in part["translation"])
+        turn = math.atan2(crop_from_display[1, 0], crop_from_display[0, 0])
+        pixels_per_unit = camera.focal / max(camera.distance - tz, 1.0)
+        centre = camera.centre_px + pixels_per_unit * np.array([tx, -ty])
+        display_from_crop = invert(crop_from_display)
+        x, y = apply(display_from_crop, centre)
+        log_scale = math.log(pixels_per_unit * mean_scale(display_from_crop))
+        pose = np.array([yaw, pitch, -lean - turn, log_scale, x, y])
+        # what of the perspective the pose cannot say (a face beside the crop's middle) goes into its place
+        shape = self.model.shape(part["identity"], part["expression"])
+        pose[4:] += (apply(display_from_crop, points) - self.model.place(shape, pose)[:, :2]).mean(0)
+        rest = self.model.place(self.model.five(self.model.shape(part["identity"])), pose)[:, :2]
+        off = float(np.linalg.norm(apply(crop_from_display, rest).mean(0) - _MIDDLE)) / REGRESSOR_SIZE
+        return Look(pose, part["identity"], part["expression"], part["texture"], part["lighting"], likeness, off)
+
+
+def _rotation(about_x: float, about_y: float, about_z: float) -> NDArray[np.float64]:
+    """(3, 3), points @ rotation: the transpose of Rz Ry Rx, as :meth:`MorphableModel.rotation`."""
+    cx, cy, cz = math.cos(about_x), math.cos(about_y), math.cos(about_z)
+    sx, sy, sz = math.sin(about_x), math.sin(about_y), math.sin(about_z)
+    turn = np.array(
+        [
+            [cz * cy, cz * sy * sx - sz * cx, cz * sy * cx + sz * sx],
+            [sz * cy, sz * sy * sx + cz * cx, sz * sy * cx - cz * sx],
+            [-sy, cy * sx, cy * cx],
+        ]
+    )
+    return turn.T
+
+
+def _likeness(
+    crops: NDArray[np.float32],
+    points: NDArray[np.float64],
+    colours: NDArray[np.float32],
+    facing: NDArray[np.float32],
+) -> list[float]:
+    """Correlation of brightness per crop; see :class:`Look`."""
+    size = crops.shape[-1]
+    found = []
+    for crop, places, colour, towards in zip(crops, points, colours, facing, strict=True):
+        at = np.rint(places).astype(np.int64)
+        seen = (towards > 0.2) & ((at >= 0) & (at < size)).all(1)
+        if seen.sum() < 40:
+            found.append(-1.0)
+            continue
+        at = at[seen]
+        shown = _LUMA @ crop[:, at[:, 1], at[:, 0]]
+        drawn = colour[seen] @ _LUMA
+        shown, drawn = shown - shown.mean(), drawn - drawn.mean()
+        found.append(float(shown @ drawn / (np.linalg.norm(shown) * np.linalg.norm(drawn) + 1e-6)))
+    return found

@@ -1,0 +1,25 @@
+"""How the effect on a face comes and goes."""
+
+from __future__ import annotations
+
+__all__ = ["strength_after"]
+
+
+def strength_after(previous: float, index: int, last_seen: int, *, is_lost: bool, fade_frames: int) -> float:
+    """Strength of a face in the next frame: one step of ``1 / fade_frames``, upwards while it stays.
+
+    Args:
+        previous: strength in the frame before; 0 for a face that appears, 1 for one with which a shot begins.
+        index: the frame.
+        last_seen: the last frame in which it was seen, which may lie ahead.
+        is_lost: it will not be seen again.
+        fade_frames: 0 switches at once.
+
+    Returns:
+        In [0, 1]; where a loss is known ahead it is 0 when the face is gone.
+    """
+    if fade_frames == 0:
+        return 1.0 if index <= last_seen or not is_lost else 0.0
+    step = 1.0 / fade_frames
+    leaves = is_lost and index + fade_frames > last_seen
+    return max(previous - step, 0.0) if leaves else min(previous + step, 1.0)

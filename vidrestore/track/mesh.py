@@ -1,0 +1,683 @@
+"""The tracker that carries a 3D face: a regressor follows each face, the detector looks on key frames only.
+
+Figure:
+    frame -> every face: crop where its pose is expected -> regressor -> pose, shape, expression, light, likeness
+          -> accepted, or doubted: then the detector looks at once
+    key frame -> detector -> matched with the faces by overlap and by who they are -> confirmed, found again, new, lost
+
+What is followed is a pose in display pixels (:mod:`vidrestore.track.face`). It is smoothed in time when a frame comes
+out; who it is (identity and texture) is pooled over the track and then held; what the face does (expression) is taken
+as read. Nothing passes a cut.
+
+A face that the detector is sure of and that the 3D model does not fit (a drawing, a mask) is followed by its five
+points, without a mesh.
+"""
+
+from __future__ import annotations
+
+import math
+from collections import deque
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, field
+
+import numpy as np
+from numpy.typing import NDArray
+
+from vidrestore.config import TrackOptions
+from vidrestore.geometry import box_iou
+from vidrestore.track.associate import associate, distinct
+from vidrestore.track.face import PITCH_AT_EASE, FaceReader, Look, crop_at
+from vidrestore.track.given import GIVEN_SCORE, GivenBoxes, with_given
+from vidrestore.track.life import strength_after
+from vidrestore.track.smooth import smooth_at
+from vidrestore.types import Detections, Frame, Pose, Track, TrackedFrame
+
+__all__ = ["MeshTracker"]
+
+GROUP = 4  # frames that are read together offline: the pose is predicted so far ahead
+LIKENESS = 0.45  # below it a reading is doubted
+SURE_LIKENESS = 0.7  # above it a face is followed for long although the detector does not see it
+SURE_SCORE = 0.8  # of a detection that is never refused
+FIT = 0.25  # mean distance of the mesh's five points from the detector's, in eye distances, that still is a fit
+EYES = 0.62  # distance of the mean face's eyes in the model's unit
+JUMP = 0.9  # of the eye distance: more between prediction and reading is doubted
+SCALE_JUMP = 0.3  # of the logarithm of the scale, likewise
+TURN_JUMP = 0.6  # radians, likewise
+SAME_PERSON = 0.5  # distance of two pools up to which a face that comes back is the one that left
+HELD_AFTER = 40.0  # looks of full weight after which who it is does not change any more
+REREAD = 0.09  # of the crop's side: a face further from its middle is read again in a better crop
+COINCIDE = 0.45  # of the eye distance: two faces closer than that are one
+MISSING_GAP = 2  # frames between the detector's looks while a face is missing or not confirmed
+GALLERY = 32  # people of one shot that are remembered after they left
+
+
+@dataclass(slots=True)
+class _Pool:
+    """Who somebody is: means over confident looks, held after enough of them."""
+
+    id: int
+    identity: NDArray[np.float64] = field(default_factory=lambda: np.zeros(80))
+    texture: NDArray[np.float64] = field(default_factory=lambda: np.zeros(80))
+    weight: float = 0.0
+
+    def add(self, look: Look, weight: float) -> None:
+        if self.weight >= HELD_AFTER:
+            return
+        self.weight += weight
+        share = weight / self.weight
+        self.identity += share * (look.identity - self.identity)
+        self.texture += share * (look.texture - self.texture)
+
+    def distance(self, identity: NDArray[np.float64], texture: NDArray[np.float64]) -> float:
+        """1 - cosine of who this is and who that is."""
+        a, b = np.concatenate([self.identity, self.texture]), np.concatenate([identity, texture])
+        return 1.0 - float(a @ b / max(np.linalg.norm(a) * np.linalg.norm(b), 1e-9))
+
+
+@dataclass(slots=True)
+class _Person:
+    """A face from when it is found until it is lost, within one shot, and the looks that are still of use."""
+
+    pool: _Pool
+    first_seen: int
+    has_mesh: bool
+    indices: list[int] = field(default_factory=list)
+    looks: list[Look] = field(default_factory=list)  # of a face with a mesh
+    weights: list[float] = field(default_factory=list)
+    states: list[NDArray[np.float64]] = field(default_factory=list)  # of one without: (15,) box, five points, score
+    box_indices: list[int] = field(default_factory=list)
+    boxes: list[NDArray[np.float64]] = field(default_factory=list)  # (5,) box about the pose in its scale, score
+    hits: int = 0
+    best_score: float = 0.0
+    num_confirmed: int = 0
+    num_asked: int = 0  # key frames since it was found
+    unconfirmed_at: int | None = None
+    is_missing: bool = False
+    has_ended: bool = False
+    strength: float | None = None
+
+    @property
+    def last_seen(self) -> int:
+        return self.indices[-1]
+
+    def see(self, index: int, look: Look, weight: float) -> None:
+        self.indices.append(index)
+        self.looks.append(_unwrapped(look, self.looks[-1]) if self.looks else look)
+        self.weights.append(weight)
+        self.hits += 1
+        self.is_missing = False
+
+    def see_before(self, index: int, look: Look, weight: float) -> None:
+        self.indices.insert(0, index)
+        self.looks.insert(0, _unwrapped(look, self.looks[0]))
+        self.weights.insert(0, weight)
+        self.hits += 1
+        self.first_seen = index
+
+    def see_points(self, index: int, state: NDArray[np.float64]) -> None:
+        self.indices.append(index)
+        self.states.append(state)
+        self.weights.append(max(float(state[14]), 0.05))
+        self.hits += 1
+        self.is_missing = False
+
+    def confirm(self, index: int, box: NDArray[np.float64], score: float) -> None:
+        self.best_score = max(self.best_score, score)
+        self.num_confirmed += 1
+        self.unconfirmed_at = None
+        if self.has_mesh:
+            pose = self.looks[-1].pose
+            relative = (box - np.tile(pose[4:], 2)) / math.exp(pose[3])
+            self.box_indices.append(index)
+            self.boxes.append(np.append(relative, score))
+
+    def predict(self, index: int) -> NDArray[np.float64]:
+        """(6,) pose, or (4,) box of a face without a mesh, expected at a frame."""
+        values = [look.pose for look in self.looks[-3:]] if self.has_mesh else [s[:4] for s in self.states[-2:]]
+        if len(values) < 2:
+            return values[-1]
+        indices = self.indices[-len(values) :]
+        ahead = min(max(index - indices[-1], -GROUP), 6)
+        velocity = (values[-1] - values[0]) / (indices[-1] - indices[0])
+        predicted: NDArray[np.float64] = values[-1] + velocity * ahead
+        if self.has_mesh:  # turns and scale do not go on for long
+            predicted[:4] = values[-1][:4] + velocity[:4] * np.clip(ahead, -2, 2)
+        return predicted
+
+    def predict_before(self, index: int) -> NDArray[np.float64]:
+        """(6,) pose expected before the first look."""
+        poses = [look.pose for look in self.looks[:3]]
+        if len(poses) < 2:
+            return poses[0]
+        velocity = (poses[-1] - poses[0]) / (self.indices[len(poses) - 1] - self.indices[0])
+        predicted: NDArray[np.float64] = poses[0] + velocity * (index - self.indices[0])
+        return predicted
+
+    def box_at(self, index: int) -> NDArray[np.float64]:
+        """(4,) where its box is, or is expected."""
+        if not self.has_mesh:
+            return self.predict(index)
+        pose = self.looks[-1].pose if index == self.last_seen else self.predict(index)
+        box: NDArray[np.float64] = self.boxes[-1][:4] * math.exp(pose[3]) + np.tile(pose[4:], 2)
+        return box
+
+    def forget_after(self, index: int) -> None:
+        """Drops the looks after a frame, but never all."""
+        while len(self.indices) > 1 and self.indices[-1] > index:
+            self.indices.pop()
+            self.looks.pop()
+            self.weights.pop()
+
+    def forget_before(self, index: int) -> None:
+        keep = next((i for i, seen in enumerate(self.indices) if seen >= index), len(self.indices))
+        keep = min(keep, max(len(self.indices) - 4, 0))
+        del self.indices[:keep], self.looks[:keep], self.states[:keep], self.weights[:keep]
+        keep = next((i for i, seen in enumerate(self.box_indices) if seen >= index), len(self.box_indices))
+        keep = min(max(keep - 1, 0), max(len(self.box_indices) - 2, 0))
+        del self.box_indices[:keep], self.boxes[:keep]
+
+
+class MeshTracker:
+    """Follows 3D faces.
+
+    Args:
+        options: thresholds, window sizes, gaps between key frames.
+        reader: reads faces off frames.
+        size: (width, height) of the picture in display pixels.
+        every: the detector's interval while a face is followed that the 3D model does not fit.
+        given: boxes by frame index that count as faces where the detector finds none.
+
+    Attributes:
+        num_looks: frames that the detector was asked about.
+    """
+
+    def __init__(
+        self,
+        options: TrackOptions,
+        reader: FaceReader,
+        size: tuple[int, int],
+        *,
+        every: int = 1,
+        given: GivenBoxes | None = None,
+    ) -> None:
+        self._options = options
+        self._reader = reader
+        self._model = reader.model
+        self._size = size
+        self._every = every
+        self._given = given or {}
+        self._group = GROUP if options.lookahead >= 2 * GROUP else 1
+        self._waiting: deque[Frame] = deque()
+        self._unread: list[Frame] = []
+        self._people: list[_Person] = []
+        self._gallery: deque[_Pool] = deque(maxlen=GALLERY)
+        self._next_id = 0
+        self._shot: int | None = None
+        self._shot_start = 0
+        self._newest = -1  # frame that was read
+        self._last_key = self._next_key = 0
+        self._gap = options.shortest_gap
+        self._spacing = 1
+        self._look: Callable[[Frame], Detections] | None = None
+        self.num_looks = 0
+
+    # --- the two verbs ----------------------------------------------------------------------------------------------
+
+    def update(self, frame: Frame, look: Callable[[Frame], Detections], *, spacing: int = 1) -> list[TrackedFrame]:
+        """See :class:`vidrestore.track.tracker.Tracker`."""
+        done: list[TrackedFrame] = []
+        self._look, self._spacing = look, spacing
+        if frame.shot != self._shot:
+            done = self.flush()
+            self._begin(frame)
+        self._waiting.append(frame)
+        self._unread.append(frame)
+        if self._is_key(frame) or len(self._unread) >= self._group:
+            self._read_waiting()
+        while self._waiting and frame.index - self._waiting[0].index >= self._options.lookahead:
+            done.append(self._finish(self._waiting.popleft(), shot_ended=False))
+        return done
+
+    def flush(self) -> list[TrackedFrame]:
+        """See :class:`vidrestore.track.tracker.Tracker`."""
+        self._read_waiting()
+        done = []
+        while self._waiting:
+            done.append(self._finish(self._waiting.popleft(), shot_ended=True))
+        self._people.clear()
+        self._gallery.clear()
+        return done
+
+    def _begin(self, frame: Frame) -> None:
+        self._shot, self._shot_start = frame.shot, frame.index
+        self._next_key = self._last_key = frame.index
+        self._gap = self._options.shortest_gap
+
+    def _is_key(self, frame: Frame) -> bool:
+        return frame.index >= self._next_key or bool(self._given.get(frame.index))
+
+    # --- following --------------------------------------------------------------------------------------------------
+
+    def _read_waiting(self) -> None:
+        """Reads every face in the frames that came since, and lets the detector look where it is due or needed."""
+        frames, self._unread = self._unread, []
+        while frames:
+            people = [p for p in self._people if p.has_mesh and not p.is_missing and not p.has_ended]
+            ahead = frames[: self._reach(people)]
+            read = self._read_ahead(people, ahead)
+            for step, frame in enumerate(ahead):
+                self._newest = frame.index
+                doubted = [p for p in people if not self._accept(p, frame, read[id(p)][step])]
+                doubted += self._part(frame.index)
+                for person in doubted:
+                    person.is_missing = True
+                asks = self._is_key(frame) or bool(doubted)
+                if asks:
+                    self._detect(frame)
+                self._end_lost(frame.index)
+                if asks:  # poses and people may be others now
+                    frames = frames[step + 1 :]
+                    break
+            else:
+                frames = frames[len(ahead) :]
+
+    def _reach(self, people: Sequence[_Person]) -> int:
+        """Frames that may be read at once: fewer while a face moves fast, for its place is a guess."""
+        fastest = max((self._speed(p) for p in people), default=0.0)
+        return max(1, min(self._group, int(0.3 / max(fastest, 1e-3))))
+
+    @staticmethod
+    def _speed(person: _Person) -> float:
+        """Eye distances a frame."""
+        if not person.has_mesh or len(person.looks) < 2:
+            return 0.0
+        a, b = person.looks[-2].pose, person.looks[-1].pose
+        frames = person.indices[-1] - person.indices[-2]
+        return float(np.linalg.norm(b[4:] - a[4:])) / (EYES * math.exp(b[3]) * frames)
+
+    def _read_ahead(self, people: Sequence[_Person], frames: Sequence[Frame]) -> dict[int, list[Look]]:
+        pairs = [(frame, person) for frame in frames for person in people]
+        poses = [person.predict(frame.index) for frame, person in pairs]
+        looks = self._read_at([frame for frame, _ in pairs], poses, [person.pool for _, person in pairs])
+        read: dict[int, list[Look]] = {id(person): [] for person in people}
+        for (_, person), look in zip(pairs, looks, strict=True):
+            read[id(person)].append(look)
+        return read
+
+    def _read_at(
+        self, frames: Sequence[Frame], poses: Sequence[NDArray[np.float64]], pools: Sequence[_Pool]
+    ) -> list[Look]:
+        """Looks at faces where they are expected, and once more at those that were not in the middle."""
+        maps = [crop_at(self._anchors(pool, pose)) for pool, pose in zip(pools, poses, strict=True)]
+        looks = self._reader.read(frames, maps)
+        again = [i for i, look in enumerate(looks) if REREAD < look.off_centre < 0.5 and look.likeness > 0.0]
+        if again:
+            maps = [crop_at(self._anchors(pools[i], looks[i].pose)) for i in again]
+            for i, look in zip(again, self._reader.read([frames[i] for i in again], maps), strict=True):
+                looks[i] = look
+        return looks
+
+    def _anchors(self, pool: _Pool, pose: NDArray[np.float64]) -> NDArray[np.float64]:
+        rest = self._model.shape(pool.identity.astype(np.float32))
+        return self._model.place(self._model.five(rest), pose)[:, :2]
+
+    def _accept(self, person: _Person, frame: Frame, look: Look) -> bool:
+        """Adds a look to a face, or doubts it."""
+        look = _unwrapped(look, person.looks[-1])
+        pose, expected = look.pose, person.predict(frame.index)
+        unit = EYES * math.exp(pose[3])
+        away = float(np.linalg.norm(pose[4:] - expected[4:])) / unit
+        is_inside = bool((pose[4:] > 0).all() and (pose[4:] < np.array(self._size)).all())
+        if (
+            look.likeness < LIKENESS
+            or away > JUMP
+            or abs(pose[3] - expected[3]) > SCALE_JUMP
+            or bool((np.abs(pose[:3] - expected[:3]) > TURN_JUMP).any())
+            or not is_inside
+        ):
+            return False
+        self._add(person, frame.index, look)
+        return True
+
+    @staticmethod
+    def _add(person: _Person, index: int, look: Look) -> None:
+        weight = _weight(look)
+        person.see(index, look, weight)
+        person.pool.add(look, weight)
+
+    def _part(self, index: int) -> list[_Person]:
+        """Of faces that were read in one place, those that are less themselves there: another one hides them."""
+        here = [p for p in self._people if p.has_mesh and not p.is_missing and p.last_seen == index]
+        hidden: list[_Person] = []
+        for i, a in enumerate(here):
+            for b in here[i + 1 :]:
+                if a in hidden or b in hidden or not _coincide(a.looks[-1].pose, b.looks[-1].pose):
+                    continue
+                other = max(a, b, key=lambda p: (self._strangeness(p), p.pool.id))
+                hidden.append(other)
+        for person in hidden:
+            person.forget_after(index - 1)
+        return hidden
+
+    @staticmethod
+    def _strangeness(person: _Person) -> float:
+        look = person.looks[-1]
+        return person.pool.distance(look.identity, look.texture)
+
+    # --- key frames -------------------------------------------------------------------------------------------------
+
+    def _detect(self, frame: Frame) -> None:
+        assert self._look is not None
+        self.num_looks += 1
+        found = with_given(self._look(frame), self._given.get(frame.index))
+        states = _states(found)
+        states = states[distinct(states[:, :4], states[:, 14])]
+        alive = [p for p in self._people if not p.has_ended]
+        predicted = np.array([p.box_at(frame.index) for p in alive], np.float32).reshape(-1, 4)
+        looks: dict[int, Look] = {}
+        penalty = self._penalty(frame, alive, predicted, states, looks)
+        pairs = associate(predicted, states[:, :4].astype(np.float32), self._options.match_iou, penalty)
+        for person in alive:
+            person.num_asked += 1
+        for a, b in pairs:
+            self._confirm(alive[a], frame, states[b], looks.get(b))
+        matched = {b for _, b in pairs}
+        new = [b for b in range(len(states)) if b not in matched]
+        born = [self._meet(frame, states[b], looks.get(b)) for b in new]
+        seen = {a for a, _ in pairs}
+        missed = [p for a, p in enumerate(alive) if a not in seen]
+        for person in missed:
+            if person.unconfirmed_at is None:
+                person.unconfirmed_at = frame.index
+        self._plan(frame.index, is_quiet=not missed and not any(born))
+
+    def _plan(self, index: int, *, is_quiet: bool) -> None:
+        """When the detector looks next."""
+        options = self._options
+        self._gap = (
+            min(options.longest_gap, max(self._gap + 1, self._gap * 3 // 2)) if is_quiet else options.shortest_gap
+        )
+        gap = self._gap
+        alive = [p for p in self._people if not p.has_ended]
+        for person in alive:
+            if not person.has_mesh:
+                gap = min(gap, self._every)
+            elif person.is_missing or person.unconfirmed_at is not None or not self._is_trusted(person):
+                gap = min(gap, MISSING_GAP)
+            else:
+                gap = min(gap, max(options.shortest_gap, int(2.0 / max(self._speed(person), 1e-3))))
+        boxes = np.array([p.box_at(index) for p in alive]).reshape(-1, 4)
+        if len(boxes) > 1 and (np.triu(box_iou(boxes, boxes), 1) > 0.05).any():
+            gap = min(gap, MISSING_GAP)
+        gap = min(gap * self._spacing, max(gap, options.max_missed))
+        self._last_key, self._next_key = index, index + gap
+
+    def _penalty(
+        self,
+        frame: Frame,
+        alive: Sequence[_Person],
+        predicted: NDArray[np.float32],
+        states: NDArray[np.float64],
+        looks: dict[int, Look],
+    ) -> NDArray[np.float64] | None:
+        """(N, M) how unlike detections and people are, where more than one may be meant; fills ``looks``."""
+        if len(alive) < 2 or not len(states):
+            return None
+        near = box_iou(predicted, states[:, :4]) > 0.05
+        unclear = [b for b in range(len(states)) if near[:, b].sum() > 1]
+        if not unclear:
+            return None
+        for b, look in zip(unclear, self._read_detections(frame, states[unclear]), strict=True):
+            looks[b] = look
+        penalty = np.zeros((len(alive), len(states)))
+        for a, person in enumerate(alive):
+            for b in unclear:
+                if person.has_mesh:
+                    penalty[a, b] = person.pool.distance(looks[b].identity, looks[b].texture)
+        return penalty
+
+    def _read_detections(self, frame: Frame, states: NDArray[np.float64]) -> list[Look]:
+        """Looks at detected faces: by the detector's points first, then by the pose that was read there."""
+        if not len(states):
+            return []
+        maps = [crop_at(state[4:14].reshape(5, 2)) for state in states]
+        first = self._reader.read([frame] * len(states), maps)
+        pools = [_Pool(-1, look.identity.astype(np.float64)) for look in first]
+        maps = [crop_at(self._anchors(pool, look.pose)) for pool, look in zip(pools, first, strict=True)]
+        second = self._reader.read([frame] * len(states), maps)
+        fits = [(self._fit(a, state), self._fit(b, state)) for a, b, state in zip(first, second, states, strict=True)]
+        return [b if fit[1] <= max(fit[0], FIT) else a for a, b, fit in zip(first, second, fits, strict=True)]
+
+    def _fit(self, look: Look, state: NDArray[np.float64]) -> float:
+        """Mean distance of the face's five points from the detector's, in eye distances."""
+        five = self._model.place(self._model.five(self._model.shape(look.identity, look.expression)), look.pose)
+        away = np.linalg.norm(five[:, :2] - state[4:14].reshape(5, 2), axis=1).mean()
+        return float(away) / (EYES * math.exp(look.pose[3]))
+
+    def _confirm(self, person: _Person, frame: Frame, state: NDArray[np.float64], look: Look | None) -> None:
+        """A detection that is this face."""
+        index = frame.index
+        if not person.has_mesh:
+            person.see_points(index, state)
+            person.confirm(index, state[:4], float(state[14]))
+            return
+        own = person.looks[-1] if person.last_seen == index else None
+        if own is None or self._fit(own, state) > FIT:
+            look = look or self._read_detections(frame, state[None])[0]
+            if look.likeness < LIKENESS or self._fit(look, state) > FIT:
+                look = self._from_points(person, state)
+            if own is None:
+                self._add(person, index, look)
+            elif self._fit(look, state) < self._fit(own, state):
+                person.looks[-1] = _unwrapped(look, own)
+                person.weights[-1] = _weight(look)
+        person.confirm(index, state[:4], float(state[14]))
+
+    def _from_points(self, person: _Person, state: NDArray[np.float64]) -> Look:
+        """The last look, moved to where the detector's points are: for a face that the regressor cannot read now."""
+        last = person.looks[-1]
+        before = crop_at(self._anchors(person.pool, last.pose))
+        now = crop_at(state[4:14].reshape(5, 2))
+        turn = math.atan2(before[1, 0], before[0, 0]) - math.atan2(now[1, 0], now[0, 0])
+        pose = last.pose.copy()
+        pose[2] += (turn + math.pi) % (2 * math.pi) - math.pi
+        pose[3] += math.log(np.hypot(before[0, 0], before[1, 0]) / np.hypot(now[0, 0], now[1, 0]))
+        pose[4:] = 0.0
+        pose[4:] = (state[4:14].reshape(5, 2) - self._anchors(person.pool, pose)).mean(0)
+        return Look(pose, last.identity, last.expression, last.texture, last.lighting, 0.0, 0.0)
+
+    def _meet(self, frame: Frame, state: NDArray[np.float64], look: Look | None) -> bool:
+        """A detection that nobody is known for: a new face, somebody who comes back, or no face."""
+        look = look or self._read_detections(frame, state[None])[0]
+        score = float(state[14])
+        fits = look.likeness >= LIKENESS and self._fit(look, state) <= FIT
+        if not fits and score < SURE_SCORE:
+            return False
+        if fits and any(
+            _coincide(p.looks[-1].pose, look.pose) for p in self._people if p.has_mesh and p.last_seen == frame.index
+        ):
+            return False
+        pool = self._recognised(look) if fits else None
+        if pool is None:
+            pool = _Pool(self._next_id)
+            self._next_id += 1
+        person = _Person(pool, frame.index, fits)
+        if fits:
+            self._add(person, frame.index, look)
+        else:
+            person.see_points(frame.index, state)
+        person.confirm(frame.index, state[:4], score)
+        person.num_asked = 1
+        self._people.append(person)
+        if fits:
+            self._follow_back(person)
+        return True
+
+    def _recognised(self, look: Look) -> _Pool | None:
+        """Who of those that left in this shot it is, if anybody."""
+        present = {p.pool.id for p in self._people if not p.has_ended}
+        left = [pool for pool in self._gallery if pool.id not in present and pool.weight >= 3.0]
+        if not left:
+            return None
+        nearest = min(left, key=lambda pool: (pool.distance(look.identity, look.texture), pool.id))
+        if nearest.distance(look.identity, look.texture) > SAME_PERSON:
+            return None
+        self._gallery.remove(nearest)
+        return nearest
+
+    def _follow_back(self, person: _Person) -> None:
+        """Finds a new face in the frames before, since the detector last looked, as far as it can be followed."""
+        frames = [f for f in self._waiting if self._last_key < f.index < person.first_seen]
+        while frames:
+            part = frames[-self._reach([person]) :][::-1]
+            poses = [person.predict_before(f.index) for f in part]
+            for frame, pose, look in zip(
+                part, poses, self._read_at(part, poses, [person.pool] * len(part)), strict=True
+            ):
+                unit = EYES * math.exp(look.pose[3])
+                away = float(np.linalg.norm(look.pose[4:] - pose[4:])) / unit
+                is_inside = bool((look.pose[4:] > 0).all() and (look.pose[4:] < np.array(self._size)).all())
+                if look.likeness < LIKENESS or away > JUMP or abs(look.pose[3] - pose[3]) > SCALE_JUMP or not is_inside:
+                    return
+                person.see_before(frame.index, look, _weight(look))
+                person.pool.add(look, _weight(look))
+            frames = frames[: -len(part)]
+
+    def _end_lost(self, index: int) -> None:
+        options = self._options
+        for person in self._people:
+            if person.has_ended:
+                continue
+            if index - person.last_seen > options.max_missed + (0 if person.has_mesh else self._every - 1):
+                person.has_ended = True
+            elif person.has_mesh and person.unconfirmed_at is not None and person.best_score < GIVEN_SCORE:
+                is_sure = person.looks[-1].likeness >= SURE_LIKENESS and self._is_trusted(person)
+                if index - person.unconfirmed_at > options.max_missed * (4 if is_sure else 1):
+                    person.has_ended = True
+                    person.forget_after(person.unconfirmed_at)
+            if person.has_ended and person.has_mesh:
+                self._gallery.append(person.pool)
+
+    # --- frames that are ready --------------------------------------------------------------------------------------
+
+    def _finish(self, frame: Frame, *, shot_ended: bool) -> TrackedFrame:
+        tracks: dict[int, Track] = {}
+        for person in self._people:
+            track = self._track(person, frame, shot_ended=shot_ended)
+            if track is not None:
+                tracks[track.id] = track  # somebody who came back replaces the same one who left
+        self._forget(frame.index)
+        return TrackedFrame(frame, tuple(tracks[track_id] for track_id in sorted(tracks)))
+
+    def _is_trusted(self, person: _Person) -> bool:
+        """A sure detection, or one that was repeated."""
+        wanted = min(2, person.num_asked) if self._options.min_hits > 1 else 1
+        return person.best_score >= SURE_SCORE or person.num_confirmed >= wanted and person.num_asked > 1
+
+    def _track(self, person: _Person, frame: Frame, *, shot_ended: bool) -> Track | None:
+        options, index = self._options, frame.index
+        born_with_shot = person.first_seen - self._shot_start <= (0 if person.has_mesh else 2 * self._every)
+        if index < (self._shot_start if born_with_shot else person.first_seen):
+            return None
+        seen_frames = self._newest - self._shot_start + 1
+        if person.hits < (min(options.min_hits, seen_frames) if shot_ended else options.min_hits):
+            return None
+        if not (self._is_trusted(person) or options.min_hits == 1 or (shot_ended and person.num_asked == 1)):
+            return None
+        if person.strength is None:  # its first frame: no fade where the shot begins with the face in it
+            person.strength = 1.0 if born_with_shot and index == self._shot_start else 0.0
+        is_lost = person.has_ended or (shot_ended and self._newest - person.last_seen > 2)
+        person.strength = strength_after(
+            person.strength, index, person.last_seen, is_lost=is_lost, fade_frames=options.fade_frames
+        )
+        if person.strength <= 0.0:
+            return None
+        return self._mesh_track(person, frame) if person.has_mesh else self._point_track(person, frame)
+
+    def _point_track(self, person: _Person, frame: Frame) -> Track:
+        at = min(float(frame.index), person.last_seen + 2.0)
+        indices = np.array(person.indices, np.float64)
+        weights = np.array(person.weights)
+        state = smooth_at(at, indices, np.stack(person.states), weights, self._options.smoothing_frames)
+        return Track(
+            id=person.pool.id,
+            box=state[:4].astype(np.float32),
+            landmarks=state[4:14].reshape(5, 2).astype(np.float32),
+            score=float(np.clip(state[14], 0.0, 1.0)),
+            strength=float(person.strength or 0.0),
+            missed=_missed(person, frame.index),
+            shot=frame.shot,
+        )
+
+    def _mesh_track(self, person: _Person, frame: Frame) -> Track:
+        at = min(float(frame.index), person.last_seen + 2.0)
+        reach = 3.0 * self._options.smoothing_frames + 2.0
+        indices = np.array(person.indices, np.float64)
+        begin = max(min(int(np.searchsorted(indices, at - reach)), len(indices) - 3), 0)
+        end = max(int(np.searchsorted(indices, at + reach)), min(begin + 3, len(indices)))
+        indices = indices[begin:end]
+        looks, weights = person.looks[begin:end], np.array(person.weights[begin:end])
+        pose = smooth_at(at, indices, np.stack([k.pose for k in looks]), weights, self._options.smoothing_frames)
+        own = np.stack([np.concatenate([k.expression, k.identity, k.lighting]) for k in looks]).astype(np.float64)
+        now = smooth_at(at, indices, own, weights, 0.0).astype(np.float32)
+        identity, texture = person.pool.identity.astype(np.float32), person.pool.texture.astype(np.float32)
+        expression = self._model.expression_for(now[:64], now[64:144], identity)
+        shape = self._model.shape(identity, expression)
+        anchors = self._anchors(person.pool, pose)
+        box_indices = np.array(person.box_indices, np.float64)
+        seen_box = smooth_at(at, box_indices, np.stack(person.boxes), np.ones(len(box_indices)), 0.0)
+        box = seen_box[:4] * math.exp(pose[3]) + np.tile(pose[4:], 2)
+        coefficients = self._model.coefficients(pose, identity, expression, texture, now[144:], crop_at(anchors))
+        return Track(
+            id=person.pool.id,
+            box=box.astype(np.float32),
+            landmarks=self._model.place(self._model.five(shape), pose)[:, :2].astype(np.float32),
+            score=float(np.clip(seen_box[4], 0.0, 1.0)),
+            strength=float(person.strength or 0.0),
+            pose=Pose(float(pose[0]), float(pose[1]) - PITCH_AT_EASE, float(pose[2])),
+            coefficients=coefficients,
+            missed=_missed(person, frame.index),
+            shot=frame.shot,
+            anchors=anchors.astype(np.float32),
+            mesh=self._model.place(shape, pose).astype(np.float32),
+        )
+
+    def _forget(self, index: int) -> None:
+        self._people = [p for p in self._people if not (p.has_ended and index > p.last_seen and not p.strength)]
+        window = int(3 * self._options.smoothing_frames) + 4
+        for person in self._people:
+            person.forget_before(index - window)
+
+
+def _states(detections: Detections) -> NDArray[np.float64]:
+    n = len(detections)
+    rows = [detections.boxes, detections.landmarks.reshape(n, 10), detections.scores[:, None]]
+    return np.concatenate(rows, 1).astype(np.float64)
+
+
+def _weight(look: Look) -> float:
+    """How much a look counts: likeness, how frontal the face is, and how large."""
+    yaw, pitch = look.pose[:2]
+    frontal = max(math.cos(yaw), 0.0) * max(math.cos(pitch), 0.0)
+    large = min(EYES * math.exp(look.pose[3]) / 30.0, 1.0)  # eyes 30 px apart fill the regressor's crop
+    return max(0.05, max(look.likeness, 0.0) * frontal * large)
+
+
+def _unwrapped(look: Look, near: Look) -> Look:
+    """The same look with a roll that does not jump by whole turns."""
+    turns = round((near.pose[2] - look.pose[2]) / (2.0 * math.pi))
+    if turns == 0:
+        return look
+    pose = look.pose.copy()
+    pose[2] += 2.0 * math.pi * turns
+    return Look(pose, look.identity, look.expression, look.texture, look.lighting, look.likeness, look.off_centre)
+
+
+def _coincide(a: NDArray[np.float64], b: NDArray[np.float64]) -> bool:
+    unit = EYES * math.exp(min(a[3], b[3]))
+    return float(np.linalg.norm(a[4:] - b[4:])) < COINCIDE * unit and abs(a[3] - b[3]) < 0.5
+
+
+def _missed(person: _Person, index: int) -> int:
+    before = [i for i in person.indices if i <= index]
+    return index - before[-1] if before else 0
