@@ -41,6 +41,7 @@ TOP = {
     "commands",
     "conversion",
     "pictures",
+    "sidecar",
     "tasks",
     "__main__",
     "__init__",

@@ -100,11 +100,26 @@ def restore_command(
     aligned: Annotated[
         bool, typer.Option("--aligned", help="Pictures that are faces already, cut out as FFHQ's are, 512 px at best.")
     ] = False,
+    sidecar: Annotated[
+        bool,
+        typer.Option("--sidecar", help="Write what was tracked to OUT.vidrestore.json, to be edited and replayed."),
+    ] = False,
+    tracks: Annotated[
+        Path | None,
+        typer.Option(
+            "--tracks", metavar="FILE", help="Take faces and settings from a sidecar, without detecting anew."
+        ),
+    ] = None,
     overwrite: OverwriteFlag = False,
     quiet: QuietFlag = False,
     as_json: JsonFlag = False,
 ) -> ExitStatus:
     """Restore the faces of a video, or of pictures."""
+    replayed = None
+    if tracks is not None:
+        from vidrestore.sidecar import Sidecar
+
+        replayed = Sidecar(tracks)
     config = config_of(
         preset,
         config_file,
@@ -116,15 +131,27 @@ def restore_command(
         codec=codec,
         crf=crf,
         speed=speed,
+        base=replayed.settings if replayed is not None else None,
     )
     if aligned or source.is_dir() or source.suffix.lower() in PICTURE_SUFFIXES:
+        if sidecar or tracks is not None:
+            raise ConfigError("--sidecar and --tracks are for videos, not for pictures")
         return restore_pictures_and_tell(
             source, output, config, is_aligned=aligned, overwrite=overwrite, quiet=quiet, as_json=as_json
         )
     from vidrestore.pipeline import restore  # heavy: after the flags are known to be right
 
     with signals_noted() as check, progress_bar(source, show=not quiet and not as_json) as tell:
-        result = restore(source, output, config, overwrite=overwrite, progress=tell, check=check)
+        result = restore(
+            source,
+            output,
+            config,
+            overwrite=overwrite,
+            progress=tell,
+            check=check,
+            sidecar=sidecar,
+            tracks=replayed,
+        )
     return tell_result(result, "restored", quiet=quiet, as_json=as_json)
 
 

@@ -97,15 +97,29 @@ class TrackOptions:
     """A face must be seen in so many frames before it is believed; false detections rarely persist."""
     fade_frames: Annotated[int, Field(ge=0, le=120)] = 6
     """Frames over which the effect comes and goes where a face appears or is lost within a shot."""
+    min_size_px: Annotated[float, Field(ge=0.0)] = 16.0
+    """Tracked faces whose box is narrower, in display pixels, are left alone, as ``detect.min_face_px`` of single
+    detections."""
+    max_size_px: Annotated[float, Field(ge=0.0)] = 0.0
+    """Tracked faces whose box is wider are left alone: they may show more than a network can draw. 0: no limit."""
+    min_detail: Annotated[float, Field(ge=0.0)] = 2.0
+    """Faces whose eyes and mouth stand out from the noise by less are left alone: nothing tells whose face it is
+    (track/rules.py defines the measure). 0: no limit."""
+    max_yaw_deg: Annotated[float, Field(gt=0.0, le=180.0)] = 80.0
+    """Faces that are turned further to the side are left alone, where the pose is known."""
+    only: tuple[Annotated[int, Field(ge=0)], ...] = ()
+    """Ids of the only tracks to restore; none named: all of them."""
+    never: tuple[Annotated[int, Field(ge=0)], ...] = ()
+    """Ids of tracks to leave alone."""
 
 
 @dataclass(frozen=True, slots=True)
 class RestoreOptions:
     """The network."""
 
-    network: Literal["compact", "codeformer", "sgpn"] = "compact"
-    """Which restorer: ``compact`` is ours and comes with the package; ``codeformer`` and ``sgpn`` want their authors'
-    weights, which ``models convert`` reads."""
+    network: Literal["auto", "compact", "mobile", "codeformer", "sgpn"] = "compact"
+    """Which restorer: ``compact`` and ``mobile`` are ours; ``auto`` is ``mobile`` on a GPU where its weights are there,
+    else ``compact``; ``codeformer`` and ``sgpn`` want their authors' weights, which ``models convert`` reads."""
     prior_every: Annotated[int, Field(ge=1, le=120)] = 8
     """``sgpn``: the face's render is made anew after so many frames of a track at the latest; 1 makes it in each."""
     prior_tolerance_px: Annotated[float, Field(ge=0.0)] = 3.0
@@ -262,6 +276,7 @@ def preset_text(name: str) -> str:
 
 def load_config(
     *,
+    base: Mapping[str, Mapping[str, Any]] | None = None,
     preset: str | None = None,
     file: str | Path | None = None,
     overrides: Mapping[str, Mapping[str, Any]] | None = None,
@@ -269,6 +284,7 @@ def load_config(
     """Merges defaults, preset, file and flags, later ones winning, and checks the result.
 
     Args:
+        base: {stage: {field: value}} below the preset: the settings of a run that is repeated.
         preset: a name out of :func:`preset_names`.
         file: a TOML file of the same form as a preset.
         overrides: {stage: {field: value}}, from flags or from a program.
@@ -277,7 +293,7 @@ def load_config(
         ConfigError: an unknown name, a value out of its bounds, or a file that is no TOML; the message says where.
     """
     merged: dict[str, dict[str, Any]] = {}
-    layers: list[tuple[str, Mapping[str, Any]]] = []
+    layers: list[tuple[str, Mapping[str, Any]]] = [] if base is None else [("the run before", base)]
     if preset is not None:
         layers.append((f"preset {preset}", load_preset(preset)))
     if file is not None:

@@ -269,7 +269,6 @@ class RestoredVideo:
     def __iter__(self) -> Iterator[RestoredFrame]:
         if self._stages:
             raise ValueError("a RestoredVideo can be iterated once; open the file again")
-        config = self._config
         if isinstance(self._engine, HostEngine):  # beside the decoding and finding of the first frames' faces
             self._warming = threading.Thread(
                 target=warm_up, args=(self.info.format,), name="vidrestore-warm-up", daemon=True

@@ -10,7 +10,7 @@ import json
 import os
 import signal
 import sys
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from enum import IntEnum
 from fractions import Fraction
@@ -192,8 +192,9 @@ def config_of(
     codec: str | None = None,
     crf: int | None = None,
     speed: str | None = None,
+    base: Mapping[str, Mapping[str, Any]] | None = None,
 ) -> RestoreConfig:
-    """Defaults < preset < file < ``--set`` < the other flags; None is a flag that was not given.
+    """Defaults < a run before < preset < file < ``--set`` < the other flags; None is a flag that was not given.
 
     Raises:
         ConfigError: an unknown name, or a value out of its bounds.
@@ -210,7 +211,7 @@ def config_of(
     ]:
         if value is not None:
             overrides.setdefault(stage, {})[key] = value
-    return load_config(preset=preset, file=config_file, overrides=overrides)
+    return load_config(base=base, preset=preset, file=config_file, overrides=overrides)
 
 
 def overrides_of(settings: list[str]) -> dict[str, dict[str, Any]]:

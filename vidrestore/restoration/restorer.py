@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import logging
 from collections.abc import Callable, Sequence
+from importlib import resources
 from pathlib import Path
 from typing import Protocol
 
@@ -22,14 +23,16 @@ from vidrestore.restoration.batcher import BatchSizes
 from vidrestore.restoration.codeformer import RESTORATION, CodeFormer
 from vidrestore.restoration.compact import COMPACT_SIZE, load_compact
 from vidrestore.restoration.hysteresis import CodeHysteresis, HysteresisOptions, TrackPlace
+from vidrestore.restoration.mobile import shipped_mobile
+from vidrestore.restoration.mobile_restorer import MobileRestorer
 from vidrestore.restoration.sgpn_restorer import PriorOptions, load_sgpn
 from vidrestore.restoration.steady import make_steadiness
 from vidrestore.restoration.turned import strength_of, w_of
 from vidrestore.restoration.vqgan import load_published
-from vidrestore.restoration.weights import WeightStore
+from vidrestore.restoration.weights import MODELS, WeightStore, sha256_of
 from vidrestore.types import Crop, CropContext, PixelFormat, Restoration, StreamInfo, Track, TrackedFrame
 
-__all__ = ["FaceRestorer", "Restorer", "load_restorer"]
+__all__ = ["FaceRestorer", "Restorer", "choose_network", "load_restorer", "weights_used"]
 
 logger = logging.getLogger(__name__)
 
@@ -145,6 +148,15 @@ def _one_or_each(w: NDArray[np.float32], device: torch.device) -> float | Tensor
     return float(w[0]) if (w == w[0]).all() else torch.from_numpy(w).to(device)
 
 
+def choose_network(options: RestoreOptions, device: torch.device) -> str:
+    """The name of the network that the options mean on a device: ``auto`` is told in the log."""
+    if options.network != "auto":
+        return options.network
+    name = "mobile" if device.type != "cpu" and shipped_mobile().is_file() else "compact"
+    logger.info("network %s, chosen for %s", name, device.type)
+    return name
+
+
 def load_restorer(options: RestoreOptions, weights_folder: Path | None = None) -> Restorer:
     """The network that the options name, on its device.
 
@@ -158,6 +170,8 @@ def load_restorer(options: RestoreOptions, weights_folder: Path | None = None) -
     """
     device = choose_device(options.device)
     precision = choose_precision(options.precision, device)
+    if choose_network(options, device) == "mobile":
+        return MobileRestorer(device, precision, options.w)
     if options.network == "codeformer":
         with torch.device("meta"):
             network = CodeFormer(RESTORATION.dims)
@@ -170,6 +184,16 @@ def load_restorer(options: RestoreOptions, weights_folder: Path | None = None) -
         prior = PriorOptions(every=options.prior_every, tolerance_px=options.prior_tolerance_px)
         return load_sgpn(WeightStore(weights_folder), device, precision, prior)
     return CompactRestorer(device, precision)
+
+
+def weights_used(options: RestoreOptions, weights_folder: Path | None = None) -> dict[str, str]:
+    """{file: SHA-256} of the weights that :func:`load_restorer` may read for these options, for the record."""
+    shipped = Path(str(resources.files("vidrestore.restoration.data")))
+    name = options.network
+    files = [shipped / f"{name}.safetensors"] if name != "auto" else sorted(shipped.glob("*.safetensors"))
+    if name in MODELS:
+        files.append(WeightStore(weights_folder).path(name))
+    return {file.name: sha256_of(file) for file in files if file.is_file()}
 
 
 class FaceRestorer:
