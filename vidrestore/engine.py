@@ -121,7 +121,7 @@ class HostEngine:
     def run(self, batches: Iterable[Sequence[TrackedFrame]]) -> Generator[Finished, None, None]:
         """See :class:`Engine`."""
         for batch in batches:
-            for item, restorations in zip(batch, self._faces.restore(batch), strict=True):
+            for item, restorations in zip(batch, self._faces.restore([_shown(item) for item in batch]), strict=True):
                 frame = self._compositor.composite(item.frame, restorations)
                 yield Finished(item, frame, len(restorations))
 
@@ -152,6 +152,8 @@ def _slot_key(frame: Frame) -> tuple[object, ...]:
 class _OnItsWay:
     """A frame of a batch between upload and download; without a slot it has no faces and only waits for its turn."""
 
+    source: TrackedFrame
+    """As it came in."""
     tracked: TrackedFrame
     slot: _Slot | None = None
     first_face: int = 0
@@ -220,7 +222,7 @@ class ResidentEngine:
 
     def _send(self, tracked: Sequence[TrackedFrame]) -> _Batch:
         """Launches all that is to be done with some frames; waits for nothing."""
-        batch = _Batch([_OnItsWay(item) for item in tracked])
+        batch = _Batch([_OnItsWay(item, _shown(item)) for item in tracked])
         busy = [item for item in batch.items if item.tracked.tracks]
         if not busy:
             return batch
@@ -364,7 +366,7 @@ class ResidentEngine:
         for item in batch.items:
             tracked, slot = item.tracked, item.slot
             if slot is None or item.downloaded is None:
-                yield Finished(tracked, tracked.frame, 0)
+                yield Finished(item.source, tracked.frame, 0)
                 continue
             item.downloaded.synchronize()
             flags = usable[item.first_face : item.first_face + len(tracked.tracks)]
@@ -372,7 +374,7 @@ class ResidentEngine:
             planes = [returned.numpy().copy() for returned in slot.returned]
             self._free[_slot_key(tracked.frame)].append(slot)
             frame = replace(tracked.frame, planes=(*planes, *tracked.frame.planes[len(planes) :]))
-            yield Finished(tracked, frame, int(flags.sum()))
+            yield Finished(item.source, frame, int(flags.sum()))
 
     def _count(self, tracked: TrackedFrame, flags: NDArray[np.uint8]) -> None:
         self.num_restored += int(flags.sum())
@@ -387,4 +389,11 @@ class ResidentEngine:
 
 def _is_pure(restorer: Restorer) -> bool:
     """The same crops give the same result whatever came before, and no context is read."""
+def _shown(tracked: TrackedFrame) -> TrackedFrame:
+    """A frame without the faces that are not to be restored at all."""
+    if all(track.strength > 0.0 for track in tracked.tracks):
+        return tracked
+    return replace(tracked, tracks=tuple(track for track in tracked.tracks if track.strength > 0.0))
+
+
     return bool(getattr(restorer, "is_pure", False))

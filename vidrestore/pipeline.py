@@ -38,6 +38,7 @@ from vidrestore.restoration.vqgan import load_published
 from vidrestore.restoration.weights import WeightStore
 from vidrestore.sidecar import Replay, Sidecar, SidecarWriter, check_sidecar_target, sidecar_path
 from vidrestore.tasks import Task
+from vidrestore.track.rules import FaceRules
 from vidrestore.track.tracker import make_tracker
 from vidrestore.types import Frame, StageTime, StreamInfo, Track, TrackedFrame
 
@@ -426,8 +427,8 @@ def _tracked(
     device = choose_device(config.restore.device)
     tracker = make_tracker(config.track, info, every=config.detect.every, device=device)
     for frame in frames:
-        yield from tracker.update(frame, detector.detect)
-    yield from tracker.flush()
+        yield from map(rules.apply, tracker.update(frame, detector.detect))
+    yield from map(rules.apply, tracker.flush())
 
 
 def _restored(tracked: Iterable[TrackedFrame], engine: Engine) -> Generator[RestoredFrame, None, None]:
@@ -448,6 +449,7 @@ def _batches(tracked: Iterable[TrackedFrame], engine: Engine) -> Generator[list[
         num_faces += len(item.tracks)
         if num_faces >= engine.batch_size or len(waiting) >= BATCH_FRAMES or num_faces == 0:
             yield waiting
+    rules = FaceRules(config.track, info)
             waiting, num_faces = [], 0
     if waiting:
         yield waiting

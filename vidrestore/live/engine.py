@@ -25,6 +25,7 @@ from vidrestore.live.ladder import Ladder, Rung, rungs_for
 from vidrestore.live.meter import Meter
 from vidrestore.restoration.align import template
 from vidrestore.restoration.restorer import FaceRestorer, Restorer
+from vidrestore.track.rules import FaceRules
 from vidrestore.track.tracker import Tracker, make_tracker
 from vidrestore.types import Detections, Frame, Restoration, StreamInfo, Track, TrackedFrame
 
@@ -170,6 +171,7 @@ class _Stream:
     info: StreamInfo
     detector: Detector
     tracker: Tracker
+    rules: FaceRules
     faces: FaceRestorer
     network_index: int
 
@@ -286,7 +288,7 @@ class Engine:
         is_new_shot = frame.shot != self._shot
         self._shot = frame.shot
         tracks = self._track(stream, frame, rung)
-        shown = _largest(tracks, rung.max_faces)
+        shown = _largest(tuple(track for track in tracks if track.strength > 0.0), rung.max_faces)
         restorations = self._restore(stream, TrackedFrame(frame, shown), rung, is_new_shot=is_new_shot)
         blend_begin = self._clock()
         restored = self._compositor.composite(frame, restorations)
@@ -312,6 +314,7 @@ class Engine:
                 info,
                 Detector(config.detect, info, self._finder),
                 make_tracker(config.track, info, every=config.detect.every, device=self._networks[0].device),
+                FaceRules(config.track, info),
                 FaceRestorer(config.restore, info, self._networks[0]),
                 0,
             )
@@ -334,7 +337,7 @@ class Engine:
         begin = self._clock()
         tracked = stream.tracker.update(frame, look, spacing=rung.detect_every)
         self.meter.add("track", (self._clock() - begin - detect_s) * 1e3)
-        return tracked[-1].tracks
+        return stream.rules.apply(tracked[-1]).tracks
 
     def _restore(
         self, stream: _Stream, tracked: TrackedFrame, rung: Rung, *, is_new_shot: bool
