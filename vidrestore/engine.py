@@ -155,6 +155,7 @@ class _OnItsWay:
     source: TrackedFrame
     """As it came in."""
     tracked: TrackedFrame
+    """Without the faces of strength 0, which are left as they are."""
     slot: _Slot | None = None
     first_face: int = 0
     downloaded: Mark | None = None
@@ -287,9 +288,10 @@ class ResidentEngine:
             context = self._faces.context(tracks[begin:end], indices[begin:end], every_map[begin:end])
             try:
                 if self._graphs is not None:
-                    restored[begin:end] = self._graphs.run(crops[begin:end], self._sizes.largest)
+                    made = self._graphs.run(crops[begin:end], self._sizes.largest)
                 else:
-                    restored[begin:end] = self._restorer.restore(crops[begin:end], context)
+                    made = self._restorer.restore(crops[begin:end], context)
+                restored[begin:end] = self._faces.steady(crops[begin:end], made, context)
             except torch.OutOfMemoryError as error:
                 self._sizes.shrink(end - begin, crops.shape[-1], self._lanes.device, error)
                 if self._graphs is not None:
@@ -311,12 +313,12 @@ class ResidentEngine:
         """What is to change in each frame; made for all together where they are of one kind, as in any one video."""
         frames = [item.tracked.frame for item in busy]
         parts = [slice(item.first_face, item.first_face + len(m)) for item, m in zip(busy, maps, strict=True)]
-        kinds = {(frame.height, frame.width, frame.format) for frame in frames}
         meshes = [self._faces.crop_meshes(item.tracked.tracks, m) for item, m in zip(busy, maps, strict=True)]
         places = [
             [CropPlace(track.id, frame.shot, frame.index) for track in item.tracked.tracks]
             for item, frame in zip(busy, frames, strict=True)
         ]
+        kinds = {(frame.height, frame.width, frame.format) for frame in frames}
         if len(kinds) > 1:
             return [
                 self._blend.change(
@@ -351,7 +353,7 @@ class ResidentEngine:
             as_device_array(change.deltas),
             as_device_array(change.masks),
             crop_from_frame,
-            [self._strength * track.strength for track in item.tracked.tracks],
+            [self._strength * self._faces.strength(track) for track in item.tracked.tracks],
             as_device_array(change.usable),
         )
 
@@ -387,8 +389,6 @@ class ResidentEngine:
             )
 
 
-def _is_pure(restorer: Restorer) -> bool:
-    """The same crops give the same result whatever came before, and no context is read."""
 def _shown(tracked: TrackedFrame) -> TrackedFrame:
     """A frame without the faces that are not to be restored at all."""
     if all(track.strength > 0.0 for track in tracked.tracks):
@@ -396,4 +396,6 @@ def _shown(tracked: TrackedFrame) -> TrackedFrame:
     return replace(tracked, tracks=tuple(track for track in tracked.tracks if track.strength > 0.0))
 
 
+def _is_pure(restorer: Restorer) -> bool:
+    """The same crops give the same result whatever came before, and no context is read."""
     return bool(getattr(restorer, "is_pure", False))
