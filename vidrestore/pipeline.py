@@ -426,6 +426,7 @@ def _tracked(
     detector = Detector(config.detect, info, finder)
     device = choose_device(config.restore.device)
     tracker = make_tracker(config.track, info, every=config.detect.every, device=device)
+    rules = FaceRules(config.track, info)
     for frame in frames:
         yield from map(rules.apply, tracker.update(frame, detector.detect))
     yield from map(rules.apply, tracker.flush())
@@ -449,7 +450,6 @@ def _batches(tracked: Iterable[TrackedFrame], engine: Engine) -> Generator[list[
         num_faces += len(item.tracks)
         if num_faces >= engine.batch_size or len(waiting) >= BATCH_FRAMES or num_faces == 0:
             yield waiting
-    rules = FaceRules(config.track, info)
             waiting, num_faces = [], 0
     if waiting:
         yield waiting
