@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import dataclasses
 import json
+import os
 import sys
 import traceback
 from pathlib import Path
@@ -47,6 +48,7 @@ from vidrestore.commands.common import (
 from vidrestore.commands.inpaint import inpaint_command
 from vidrestore.commands.live import live_command
 from vidrestore.commands.pictures import PICTURE_SUFFIXES, restore_pictures_and_tell
+from vidrestore.commands.tracks import tracks_command
 from vidrestore.config import RestoreConfig, load_config, preset_names, preset_text
 from vidrestore.errors import (
     ConfigError,
@@ -77,6 +79,7 @@ app.command("bench")(bench_command)
 app.command("colorize")(colorize_command)
 app.command("inpaint")(inpaint_command)
 app.command("live")(live_command)
+app.command("tracks")(tracks_command)
 
 
 @app.command("restore")
@@ -252,7 +255,10 @@ def _common(
 
 def main(arguments: list[str] | None = None) -> int:
     """Runs a command and gives its exit status; ``vidrestore`` in the shell."""
-    arguments = sys.argv[1:] if arguments is None else arguments
+    if arguments is None:  # a process of our own
+        # waiting OpenMP threads sleep: the stages beside the network need the core that they would spin on
+        os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
+        arguments = sys.argv[1:]
     as_json = "--json" in arguments
     try:
         status = app(args=arguments, prog_name="vidrestore", standalone_mode=False)

@@ -38,6 +38,7 @@ from vidrestore.restoration.vqgan import load_published
 from vidrestore.restoration.weights import WeightStore
 from vidrestore.sidecar import Replay, Sidecar, SidecarWriter, check_sidecar_target, sidecar_path
 from vidrestore.tasks import Task
+from vidrestore.threads import RunThreads
 from vidrestore.track.rules import FaceRules
 from vidrestore.track.tracker import make_tracker
 from vidrestore.types import Frame, StageTime, StreamInfo, Track, TrackedFrame
@@ -50,6 +51,7 @@ __all__ = [
     "load_finder",
     "restore",
     "restore_frames",
+    "track_frames",
 ]
 
 QUEUE_FRAMES = 4  # between two stages: enough to hide jitter, 12 MB each at 1080p
@@ -148,6 +150,28 @@ def load_finder(config: RestoreConfig, weights_folder: Path | None = None) -> Fa
     return RetinaFaceFinder(network, device=device, score_threshold=config.detect.score_threshold)
 
 
+def track_frames(
+    frames: Iterable[Frame],
+    info: StreamInfo,
+    config: RestoreConfig | None = None,
+    *,
+    finder: FaceFinder | None = None,
+) -> Generator[TrackedFrame, None, None]:
+    """Finds and follows faces without restoring them, in the caller's thread.
+
+    Args:
+        frames: in order, every index one above the last; ``Frame.shot`` rises at cuts.
+        info: of the stream.
+        config: defaults where None; its decode, detect and track parts and the device are used.
+        finder: a face finder to use in place of the configured one.
+
+    Yields:
+        Every frame with the faces in it, in order, later by the tracker's look-ahead.
+    """
+    config = config or RestoreConfig()
+    yield from _tracked(frames, info, config, finder or load_finder(config))
+
+
 def restore_frames(
     frames: Iterable[Frame],
     info: StreamInfo,
@@ -222,7 +246,9 @@ class RestoredVideo:
         self._task = task = task or Task()
         self._stages: list[Ahead[Any]] = []
         self._warming: threading.Thread | None = None
+        self._threads = RunThreads(config.restore.threads, config.detect.threads)
         try:
+            self._threads.__enter__()
             self._replay = None if tracks is None else Replay(tracks, path, self._reader.info)
             self.info = task.begin(self._reader.info)
             self._restorer = restorer or task.restorer(config) or load_restorer(config.restore)
@@ -230,6 +256,7 @@ class RestoredVideo:
             is_grey = task.may_grey and _is_grey(config.restore.grey, path, self.info)
             self._engine = task.engine(config, self.info, GreyRestorer(self._restorer) if is_grey else self._restorer)
         except BaseException:
+            self._threads.close()
             task.close()
             self._reader.close()
             raise
@@ -301,6 +328,7 @@ class RestoredVideo:
             stage.close()
         if self._warming is not None:
             self._warming.join()
+        self._threads.close()
         self._task.close()
         self._reader.close()
 
@@ -441,15 +469,17 @@ def _batches(tracked: Iterable[TrackedFrame], engine: Engine) -> Generator[list[
     """Gathers frames until a batch of faces is full or enough frames wait.
 
     The bound is one of frames, not of time: what is restored together must not depend on how fast frames came, or two
-    runs would differ in the last bit.
+    runs would differ in the last bit. The first batch is one frame, the next two, and so on: the first picture comes
+    as early as it can.
     """
     waiting: list[TrackedFrame] = []
-    num_faces = 0
+    num_faces, most_frames = 0, 1
     for item in tracked:
         waiting.append(item)
         num_faces += len(item.tracks)
-        if num_faces >= engine.batch_size or len(waiting) >= BATCH_FRAMES or num_faces == 0:
+        if num_faces >= engine.batch_size or len(waiting) >= most_frames or num_faces == 0:
             yield waiting
             waiting, num_faces = [], 0
+            most_frames = min(2 * most_frames, BATCH_FRAMES)
     if waiting:
         yield waiting

@@ -608,8 +608,7 @@ class Replay:
             track = _track(stored, frame, self.sidecar.path)
             if person is not None and person.strength != 1.0:
                 track = replace(track, strength=track.strength * person.strength)
-            if track.strength > 0.0:
-                yield track
+            yield track
         yield from by_hand.values()
 
     def _by_hand(self, frame: Frame) -> Iterator[tuple[int, Track]]:

@@ -12,7 +12,7 @@ import json
 import math
 import os
 from collections.abc import Callable, Iterator, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from fractions import Fraction
 from pathlib import Path
 from typing import Literal
@@ -103,6 +103,8 @@ class TrueFace:
     """Number of the generated face."""
     points: Array
     """(468, 3): x, y in display pixels; z on the same scale, smaller is nearer."""
+    rest: Array
+    """(468, 3): the same face at rest, mouth and eyes as in the picture that it was made from, in the same pose."""
     pose: Pose
     visible: float
     """Share of the mesh's outline that nothing hides and that lies in the frame, in [0, 1]."""
@@ -301,18 +303,22 @@ def render(scene: Scene, people: Sequence[Puppet]) -> Iterator[tuple[NDArray[np.
 
 def true_face(puppet: Puppet, move: Array, visible: float = 1.0) -> TrueFace:
     """The truth of a move."""
-    points = pose(puppet, move)
-    scale = float(move[2])
-    placed = np.column_stack([apply(frame_from_face(move), points[:, :2]), points[:, 2] * scale])
+    matrix, scale = frame_from_face(move), float(move[2])
+    at_rest = move.copy()
+    at_rest[6:8] = 0.0
+    placed, rest = (
+        np.column_stack([apply(matrix, points[:, :2]), points[:, 2] * scale])
+        for points in (pose(puppet, move), pose(puppet, at_rest))
+    )
     turn = Pose(yaw=float(move[4]), pitch=float(move[5]), roll=float(move[3]))
-    return TrueFace(puppet.number, placed, turn, visible, float(move[6]), float(move[7]))
+    return TrueFace(puppet.number, placed, rest, turn, visible, float(move[6]), float(move[7]))
 
 
 def _seen(face: TrueFace, free: NDArray[np.float32]) -> TrueFace:
     outline = np.rint(face.points[:, :2]).astype(np.float32)
     area = float(cv2.contourArea(cv2.convexHull(outline)))
     visible = float(np.clip(free.sum() / max(area, 1.0), 0.0, 1.0))
-    return TrueFace(face.person, face.points, face.pose, visible, face.mouth, face.blink)
+    return replace(face, visible=visible)
 
 
 def _outline(points: Array, height: int, width: int) -> NDArray[np.float32]:
@@ -394,9 +400,9 @@ def _hand_picture(seed: int) -> NDArray[np.float32]:
         tip = (round(x + (k - 1.5) * 7), round(160 - length))
         cv2.line(cover, (x, 160), tip, 1.0, 23, cv2.LINE_AA)
     cv2.line(cover, (166, 190), (216, 138), 1.0, 25, cv2.LINE_AA)
-    skin = rng.uniform((150, 105, 85), (220, 175, 150))
+    skin = np.array([206.0, 160.0, 134.0]) * rng.uniform(0.6, 1.1)
     relief = cv2.GaussianBlur(cover, (0, 0), 9.0)
-    shade = 0.55 + 0.45 * relief + 0.08 * (cv2.GaussianBlur(rng.normal(0, 1, (256, 256)), (0, 0), 3.0) * 9)
+    shade = 0.55 + 0.45 * relief + 0.03 * (cv2.GaussianBlur(rng.normal(0, 1, (256, 256)), (0, 0), 3.0) * 9)
     return np.dstack([skin[None, None] * shade[..., None], cv2.GaussianBlur(cover, (0, 0), 1.0)]).astype(np.float32)
 
 
