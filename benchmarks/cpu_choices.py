@@ -1,9 +1,11 @@
-"""How the network runs best on a CPU, and how stages share its cores: ``python benchmarks/cpu_choices.py``.
+"""How the network runs best on a CPU, and how stages share its cores: ``python benchmarks/cpu_choices.py [--quick]``.
 
 - ``network``: `compact` in float32 and bfloat16, contiguous and channels-last, compiled by torch, and by OpenVINO where
   it is installed (float32, and bfloat16 where the processor has it), at batch 1 and 8.
-- ``threads``: the committed example, file to file, in processes that differ in the environment alone: OpenMP threads
-  that sleep while they wait (``OMP_WAIT_POLICY=PASSIVE``) or spin, one or two of them, OpenCV with one thread.
+- ``threads``: the first frames of the committed example, file to file, in processes that differ in how many threads
+  torch and the kernels (``restore.threads``), OpenCV (``detect.threads``), decoder and encoder have, and in whether
+  OpenMP's threads spin while they wait (as libgomp does unasked) or sleep (``OMP_WAIT_POLICY=PASSIVE``, which
+  ``vidrestore`` in the shell sets).
 
 Told are wall time and processor time. On a machine that does something else too, wall time says little; processor time
 says what a choice costs, spinning included.
@@ -100,41 +102,60 @@ def measure_network(rounds: int, compiles: bool) -> list[dict[str, Any]]:
     return results
 
 
-ENVIRONMENTS: dict[str, dict[str, str]] = {
-    "as it comes": {},
-    "OpenMP sleeps": {"OMP_WAIT_POLICY": "PASSIVE"},
-    "OpenMP sleeps, 1 thread": {"OMP_WAIT_POLICY": "PASSIVE", "OMP_NUM_THREADS": "1"},
-    "OpenMP sleeps, OpenCV 1 thread": {"OMP_WAIT_POLICY": "PASSIVE", "BENCH_CV_THREADS": "1"},
+Overrides = dict[str, dict[str, int]]
+THREADS: dict[str, tuple[bool, Overrides]] = {
+    "waiting threads spin": (False, {}),
+    "they sleep (default)": (True, {}),
+    "they sleep, torch and kernels 1": (True, {"restore": {"threads": 1}}),
+    "they sleep, OpenCV 1": (True, {"detect": {"threads": 1}}),
+    "they sleep, decoder 1, encoder 2": (True, {"decode": {"threads": 1}, "encode": {"threads": 2}}),
 }
+"""Name -> whether OpenMP's threads sleep while they wait, and the options."""
 
 
-def run_clip() -> dict[str, float]:
-    """The example once, after a warm-up, in this process."""
-    import cv2
+def cut(source: Path, target: Path, num_frames: int) -> Path:
+    """The first frames of a clip, packets as they are."""
+    import av
 
+    with av.open(str(source)) as container, av.open(str(target), "w") as out:
+        video = container.streams.video[0]
+        stream = out.add_stream_from_template(video)
+        for index, packet in enumerate(container.demux(video)):
+            if index >= num_frames or packet.dts is None:
+                break
+            packet.stream = stream
+            out.mux(packet)
+    return target
+
+
+def run_clip(clip: Path, overrides: Overrides) -> dict[str, float]:
+    """A clip once, after a warm-up, in this process."""
     from vidrestore import load_config, restore
 
-    if "BENCH_CV_THREADS" in os.environ:
-        cv2.setNumThreads(int(os.environ["BENCH_CV_THREADS"]))
-    config = load_config(overrides={"restore": {"device": "cpu"}})
+    merged = {stage: dict(values) for stage, values in overrides.items()}
+    merged["restore"] = {"device": "cpu", **merged.get("restore", {})}  # type: ignore[dict-item]
+    config = load_config(overrides=merged)
     with tempfile.TemporaryDirectory() as folder:
-        times = []
-        for name in ("warm", "timed"):
+        short = cut(clip, Path(folder) / "short.mp4", 2)
+        for name, source in (("warm", short), ("timed", clip)):
             begin, cpu = time.perf_counter(), time.process_time()
-            result = restore(EXAMPLE, Path(folder) / f"{name}.mp4", config)
-            times.append((time.perf_counter() - begin, time.process_time() - cpu))
-    return {"wall_s": times[-1][0], "cpu_s": times[-1][1], "frames": result.num_frames, "faces": result.num_faces}
+            result = restore(source, Path(folder) / f"{name}-out.mp4", config)
+            wall_s, cpu_s = time.perf_counter() - begin, time.process_time() - cpu
+    return {"wall_s": wall_s, "cpu_s": cpu_s, "frames": result.num_frames, "faces": result.num_faces}
 
 
-def measure_threads(rounds: int) -> list[dict[str, Any]]:
-    """Each environment in turn, each run in a process of its own."""
-    runs: dict[str, list[dict[str, float]]] = {name: [] for name in ENVIRONMENTS}
+def measure_threads(rounds: int, num_frames: int) -> list[dict[str, Any]]:
+    """Each choice in turn, each run in a process of its own."""
+    runs: dict[str, list[dict[str, float]]] = {name: [] for name in THREADS}
     clean = {k: v for k, v in os.environ.items() if not k.startswith(("OMP_", "NUMBA_", "MKL_"))}
-    for _ in range(rounds):
-        for name, added in ENVIRONMENTS.items():
-            command = [sys.executable, __file__, "--one"]
-            text = subprocess.run(command, env=clean | added, capture_output=True, text=True, check=True).stdout
-            runs[name].append(json.loads(text.splitlines()[-1]))
+    with tempfile.TemporaryDirectory() as folder:
+        clip = cut(EXAMPLE, Path(folder) / "clip.mp4", num_frames)
+        for _ in range(rounds):
+            for name, (sleeps, overrides) in THREADS.items():
+                command = [sys.executable, __file__, "--one", str(clip), json.dumps(overrides)]
+                environment = clean | ({"OMP_WAIT_POLICY": "PASSIVE"} if sleeps else {})
+                done = subprocess.run(command, env=environment, stdout=subprocess.PIPE, text=True, check=True)
+                runs[name].append(json.loads(done.stdout.splitlines()[-1]))
     results = []
     for name, done in runs.items():
         wall, cpu = (statistics.median(run[key] for run in done) for key in ("wall_s", "cpu_s"))
@@ -148,18 +169,24 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--rounds", type=int, default=9)
     parser.add_argument("--clip-rounds", type=int, default=3)
+    parser.add_argument("--frames", type=int, default=50, help="of the clip")
+    parser.add_argument("--quick", action="store_true", help="few rounds and frames, nothing compiled")
+    parser.add_argument("--dry", action="store_true", help="write no report")
     parser.add_argument("--no-compile", action="store_true", help="leave torch.compile out, which takes a minute")
-    parser.add_argument("--one", action="store_true", help="one clip, used by the script itself")
+    parser.add_argument("--one", nargs=2, metavar=("CLIP", "OPTIONS"), help="one run, used by the script itself")
     arguments = parser.parse_args()
     if arguments.one:
-        print(json.dumps(run_clip()))
+        print(json.dumps(run_clip(Path(arguments.one[0]), json.loads(arguments.one[1]))))
         return
+    if arguments.quick:
+        arguments.rounds, arguments.clip_rounds, arguments.frames, arguments.no_compile = 2, 1, 6, True
     before = machine()
     results = measure_network(arguments.rounds, not arguments.no_compile)
     if arguments.clip_rounds:
-        results += measure_threads(arguments.clip_rounds)
+        results += measure_threads(arguments.clip_rounds, arguments.frames)
     threads = torch.get_num_threads()
-    print(write_report("cpu_choices", __doc__ or "", results, machine_before=before, torch_threads=threads))
+    if not arguments.dry:
+        print(write_report("cpu_choices", __doc__ or "", results, machine_before=before, torch_threads=threads))
 
 
 if __name__ == "__main__":

@@ -1,4 +1,4 @@
-"""The CPU kernels against what a paste with OpenCV costs: ``python benchmarks/kernels.py``.
+"""The CPU kernels against what a paste with OpenCV costs: ``python benchmarks/kernels.py [--quick]``.
 
 One 1080p 4:2:0 frame, faces of 60, 250, 400 and 700 px (width of the face; a crop shows 1.83 times that), one and four
 of them, crops of 256 and 512. Both jobs do the whole of what a video tool must do between the decoder's
@@ -13,12 +13,16 @@ Against them, both with 8-bit RGB as published tools have it (10 bits are thus l
   frame, blended in float over the whole frame, the frame to 4:2:0 again.
 - ``opencv_roi``: the same, but only the face's box is warped and blended; the conversions still see the whole frame.
 
+``reference_paste`` is the paste of ``reference_order.py``, once per face over the whole frame in float64, and nothing
+else of it (goal P12: 30 times ``composite``); only for one face of 8 bits in a crop of 256, as it takes a second.
+
 OpenCV's warp is bilinear without a low-pass, and its conversion has one fixed siting and matrix: its side of the table
 does less, in quality, than the kernels' side.
 """
 
 from __future__ import annotations
 
+import argparse
 from collections.abc import Callable
 from typing import Any
 
@@ -26,6 +30,7 @@ import cv2
 import numpy as np
 from common import machine, measure, write_report
 from numpy.typing import NDArray
+from reference_order import paste
 
 from vidrestore.blend.mask import face_mask
 from vidrestore.kernels import composite, sample_crops
@@ -129,7 +134,7 @@ def copy_rate() -> float:
     return 2 * source.nbytes / times["median_ms"] / 1e6
 
 
-def run_case(depth: int, face_px: int, num_faces: int, size: int) -> dict[str, Any]:
+def run_case(depth: int, face_px: int, num_faces: int, size: int, rounds: int) -> dict[str, Any]:
     """Both jobs for one kind of frame, all candidates in the same rounds."""
     pixel_format = FORMATS[depth]
     planes = make_planes(pixel_format)
@@ -147,7 +152,11 @@ def run_case(depth: int, face_px: int, num_faces: int, size: int) -> dict[str, A
         "composite_opencv_frame": lambda: opencv_frame(planes, restored, mask, maps),
         "composite_opencv_roi": lambda: opencv_roi(planes, restored, mask, maps),
     }
-    times = measure(candidates, rounds=9)
+    times = measure(candidates, rounds=rounds)
+    if (depth, num_faces, size) == (8, 1, 256):
+        picture, face = rgb_of(planes).astype(np.float64), np.moveaxis(restored[0], 0, -1).astype(np.float64)
+        slow = {"reference_paste": lambda: paste(picture, face, maps[0]), "composite": candidates["composite"]}
+        times["reference_paste"] = measure(slow, rounds=max(2, rounds // 3), warm_up=1)["reference_paste"]
     frame_bytes = sum(plane.nbytes for plane in planes)
     touched = num_faces * (face_px * CROP_PER_FACE) ** 2 * planes[0].itemsize * 1.5
     moved = {
@@ -161,25 +170,38 @@ def run_case(depth: int, face_px: int, num_faces: int, size: int) -> dict[str, A
         "composite_vs_opencv_roi": times["composite_opencv_roi"]["median_ms"] / times["composite"]["median_ms"],
         "sample_vs_opencv": times["sample_opencv"]["median_ms"] / times["sample"]["median_ms"],
     }
+    if "reference_paste" in times:
+        ratios["composite_vs_reference_paste"] = times["reference_paste"]["median_ms"] / times["composite"]["median_ms"]
     case = {"depth": depth, "face_px": face_px, "num_faces": num_faces, "crop_px": size}
     return {**case, "times": times, "times_faster": {name: round(value, 2) for name, value in ratios.items()}}
 
 
 def main() -> None:
     """Runs every case, shows a table and writes the report."""
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--rounds", type=int, default=9)
+    parser.add_argument("--quick", action="store_true", help="two cases, two rounds")
+    parser.add_argument("--dry", action="store_true", help="write no report")
+    arguments = parser.parse_args()
+    rounds = 2 if arguments.quick else arguments.rounds
     busy = machine()["core_share"] < 0.9
     results = []
-    print("depth face faces crop |  sample  opencv | composite   frame     roi   (median ms)")
-    for depth in FORMATS:
-        for face_px, num_faces in ((60, 1), (60, 4), (250, 1), (250, 4), (400, 1), (700, 1), (700, 4)):
-            for size in (256, 512) if depth == 8 else (256,):
-                result = run_case(depth, face_px, num_faces, size)
+    print("depth face faces crop |  sample  opencv | composite   frame     roi  reference (median ms)")
+    faces = ((60, 1), (60, 4), (250, 1), (250, 4), (400, 1), (700, 1), (700, 4))
+    for depth in FORMATS if not arguments.quick else (8,):
+        for face_px, num_faces in faces if not arguments.quick else ((60, 1), (400, 1)):
+            for size in (256, 512) if depth == 8 and not arguments.quick else (256,):
+                result = run_case(depth, face_px, num_faces, size, rounds)
                 results.append(result)
                 t = {name: values["median_ms"] for name, values in result["times"].items()}
                 print(
                     f"{depth:5} {face_px:4} {num_faces:5} {size:4} | {t['sample']:7.2f} {t['sample_opencv']:7.2f} | "
                     f"{t['composite']:9.2f} {t['composite_opencv_frame']:7.1f} {t['composite_opencv_roi']:7.2f}"
+                    + (f" {t['reference_paste']:8.0f}" if "reference_paste" in t else ""),
+                    flush=True,
                 )
+    if arguments.dry:
+        return
     write_report(
         "kernels",
         __doc__ or "",

@@ -92,7 +92,7 @@ def restore_pictures(
             face, crop_from_frame = _restored_face(frame, landmarks, restorer)
             if parser is not None:
                 _parsed(face, parser, restorer.device)
-            restored = _paste(restored, face, crop_from_frame)
+            restored = paste(restored, face, crop_from_frame)
             num_faces += 1
         cv2.imwrite(f"{folder}/{index:08d}.png", np.clip(restored, 0, 255).astype(np.uint8))
     return num_faces
@@ -126,9 +126,10 @@ def _parsed(face: NDArray[np.float64], parser: ParseNet, device: torch.device) -
     return soft
 
 
-def _paste(
+def paste(
     picture: NDArray[np.float64], face: NDArray[np.float64], crop_from_frame: NDArray[np.float64]
 ) -> NDArray[np.float64]:
+    """A face warped over a whole picture, its square mask eroded and blurred; all in float64."""
     size, shape = face.shape[0], (picture.shape[1], picture.shape[0])
     frame_from_crop = invert(crop_from_frame)
     warped = cv2.warpAffine(face, frame_from_crop, shape)

@@ -40,8 +40,11 @@ __all__ = [
     "exact_jit",
     "invert",
     "jit",
+    "limit_threads",
+    "num_threads",
     "plane_from_luma",
     "run_bands",
+    "thread_limit",
 ]
 
 P = ParamSpec("P")
@@ -57,6 +60,7 @@ WIDEST_FILTER = 4.0
 
 _BANDS_PER_THREAD = 4  # a little more than one, so that cheap and dear bands even out
 
+_thread_limit: int | None = None
 _pool: ThreadPoolExecutor | None = None
 _pool_lock = threading.Lock()
 
@@ -142,8 +146,25 @@ dot_four_columns: Any = intrinsic(_dot_four_columns)
 
 
 def num_threads() -> int:
-    """Cores that this process may use."""
+    """Threads that a kernel is spread over: the cores that this process may use, or the limit if it is lower."""
+    return _cores() if _thread_limit is None else min(_cores(), _thread_limit)
+
+
+def _cores() -> int:
     return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+
+
+def thread_limit() -> int | None:
+    """What :func:`limit_threads` was told last."""
+    return _thread_limit
+
+
+def limit_threads(count: int | None) -> None:
+    """Lets kernels use at most so many threads from now on; None takes the limit away. The result is the same."""
+    global _thread_limit
+    if count is not None and count < 1:
+        raise KernelError(f"a kernel needs at least 1 thread, got {count}")
+    _thread_limit = count
 
 
 def run_bands(kernel: Callable[[int, int], object], start: int, stop: int, *, min_rows: int = 16) -> None:
@@ -157,14 +178,16 @@ def run_bands(kernel: Callable[[int, int], object], start: int, stop: int, *, mi
     """
     global _pool
     num_rows = stop - start
-    num_bands = min(num_threads() * _BANDS_PER_THREAD, -(-num_rows // min_rows))
-    if num_threads() == 1 or num_bands <= 1:
+    # the pool has a thread for every core: under a limit there are no more bands than may run at once
+    num_bands = num_threads() * (_BANDS_PER_THREAD if num_threads() == _cores() else 1)
+    num_bands = min(num_bands, -(-num_rows // min_rows))
+    if num_bands <= 1 or num_threads() == 1:
         if num_rows > 0:
             kernel(start, stop)
         return
     with _pool_lock:
         if _pool is None:
-            _pool = ThreadPoolExecutor(num_threads(), thread_name_prefix="vidrestore-kernel")
+            _pool = ThreadPoolExecutor(_cores(), thread_name_prefix="vidrestore-kernel")
         pool = _pool
     edges = [start + num_rows * i // num_bands for i in range(num_bands + 1)]
     futures = [pool.submit(kernel, a, b) for a, b in pairwise(edges)]

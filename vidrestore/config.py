@@ -71,6 +71,8 @@ class DetectOptions:
     between. The tracker that carries a 3D face decides by itself when to look."""
     min_face_px: Annotated[float, Field(ge=0.0)] = 16.0
     """Faces whose box is narrower, in display pixels, are left alone: nothing is there to restore."""
+    threads: Annotated[int, Field(ge=0, le=256)] = 0
+    """Threads of OpenCV, in which ``yunet`` runs, during a run; 0: OpenCV's choice, all cores."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -153,6 +155,9 @@ class RestoreOptions:
     """Arithmetic of the network; auto is what was measured fastest without visible loss on the device."""
     batch_size: Annotated[int, Field(ge=1, le=64)] = 8
     """Most crops in one pass of the network; faces of several frames share a batch."""
+    threads: Annotated[int, Field(ge=0, le=256)] = 0
+    """CPU threads of networks and kernels during a run; 0: torch's choice, which ``OMP_NUM_THREADS`` bounds, and all
+    cores for the kernels."""
     on_error: Literal["keep", "stop"] = "keep"
     """A crop that comes out as NaN or Inf: keep the source there and count it, or stop."""
 

@@ -2,6 +2,7 @@ from __future__ import annotations
 
 import multiprocessing
 import threading
+import time
 import warnings
 from typing import Any
 
@@ -10,6 +11,7 @@ import numpy as np
 import pytest
 from plane_formats import GRAY, about, random_planes
 
+from vidrestore.errors import KernelError
 from vidrestore.kernels import launch, sample_crops
 
 
@@ -37,10 +39,10 @@ def test_an_error_in_a_band_reaches_the_caller() -> None:
 def test_a_cache_that_cannot_be_written_is_done_without(monkeypatch: pytest.MonkeyPatch) -> None:
     njit = numba.njit
 
-    def without_cache(**flags: Any) -> Any:
+    def without_cache(*functions: Any, **flags: Any) -> Any:  # numba's own modules, loaded late, pass functions
         if flags.get("cache"):
             raise RuntimeError("cannot cache function: no locator available")
-        return njit(**flags)
+        return njit(*functions, **flags)
 
     monkeypatch.setattr(numba, "njit", without_cache)
 
@@ -83,3 +85,35 @@ def test_a_forked_child_has_a_pool_of_its_own() -> None:
     child.join(60)
     assert child.exitcode == 0
     assert queue.get() == here
+
+
+@pytest.mark.parametrize("limit", [1, 2])
+def test_no_more_bands_run_at_once_than_the_limit_says(limit: int, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(launch, "_cores", lambda: 4)
+    monkeypatch.setattr(launch, "_pool", None)  # one of the made cores' size
+    running, most, lock = 0, 0, threading.Lock()
+
+    def kernel(first: int, last: int) -> None:
+        nonlocal running, most
+        with lock:
+            running += 1
+            most = max(most, running)
+        time.sleep(0.01)
+        with lock:
+            running -= 1
+
+    launch.limit_threads(limit)
+    try:
+        launch.run_bands(kernel, 0, 1000)
+        assert launch.num_threads() == limit
+    finally:
+        launch.limit_threads(None)
+        if launch._pool is not None:
+            launch._pool.shutdown()
+    assert most <= limit
+    assert launch.num_threads() == 4
+
+
+def test_a_limit_below_one_thread_is_refused() -> None:
+    with pytest.raises(KernelError, match="at least 1 thread, got 0"):
+        launch.limit_threads(0)
