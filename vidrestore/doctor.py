@@ -143,13 +143,15 @@ def _detector() -> str:
 
 def _weights() -> str:
     from vidrestore.restoration.compact import load_compact, shipped_weights
+    from vidrestore.restoration.mobile import shipped_mobile
 
     network = load_compact()
     with torch.inference_mode():
         result = network(torch.zeros(1, 3, 256, 256))
     if not bool(torch.isfinite(result).all()):
         raise RuntimeError("the network's result is not finite")
-    return f"compact ({shipped_weights().stat().st_size / 1e6:.1f} MB), runs"
+    others = f", mobile ({shipped_mobile().stat().st_size / 1e6:.1f} MB)" if shipped_mobile().is_file() else ""
+    return f"compact ({shipped_weights().stat().st_size / 1e6:.1f} MB), runs{others}"
 
 
 def _kernels() -> str:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -15,7 +16,14 @@ from safetensors.torch import load_file, save_file
 from vidrestore.errors import WeightsError
 from vidrestore.evaluate.image import psnr, ssim
 from vidrestore.evaluate.perceptual import ShiftTolerantLpips
-from vidrestore.restoration.compact import CompactDims, CompactNet, load_compact, save_compact, shipped_weights
+from vidrestore.restoration.compact import (
+    CompactDims,
+    CompactNet,
+    load_compact,
+    save_compact,
+    shipped_weights,
+    without_grid,
+)
 
 SMALL = CompactDims((8, 12, 16), (1, 0, 1), (1, 1))
 PAIRS = Path(__file__).parent.parent / "golden" / "compact_pairs.npz"
@@ -64,6 +72,44 @@ def test_the_mean_of_each_channel_is_kept(seed: int) -> None:
         restored = small(seed, head=0.5)(image)
     assert float((restored - image).abs().max()) > 0.1
     assert torch.allclose(restored.mean((2, 3)), image.mean((2, 3)), atol=1e-5)
+
+
+@given(seed=st.integers(0, 2**16), tilt=st.floats(-1.0, 1.0))
+@settings(max_examples=10, deadline=None)
+def test_a_pattern_of_four_pixels_is_taken_out_and_a_slope_stays(seed: int, tilt: float) -> None:
+    pattern = torch.rand(1, 3, 4, 4, generator=torch.Generator().manual_seed(seed)).repeat(1, 1, 24, 24) - 0.5
+    slope = tilt * torch.linspace(-1, 1, 96).view(1, 1, 1, 96).expand(1, 3, 96, 96)
+    inside = (..., slice(16, 80), slice(16, 80))  # nearer to the edges the low-pass sees copies of them
+    left = without_grid(slope + pattern)[inside] - slope[inside] - pattern.mean((2, 3), keepdim=True)
+    assert float(left.abs().max()) < 0.02
+    assert torch.allclose(without_grid(slope)[inside], slope[inside], atol=1e-5)
+
+
+def test_detail_goes_through_where_a_grid_does_not() -> None:
+    """An edge, a dot and noise keep most of their energy; the 16 places of a block share what is taken."""
+    detail = torch.randn(1, 3, 96, 96, generator=torch.Generator().manual_seed(0))
+    kept = without_grid(detail)
+    assert float((kept - detail).square().mean()) < 0.06 * float(detail.square().mean())
+
+
+def test_a_network_paints_no_grid_whatever_its_weights() -> None:
+    network, image = small(3), torch.zeros(1, 3, 96, 96)
+    generator = torch.Generator().manual_seed(0)
+    with torch.no_grad():
+        network.head.bias.normal_(std=0.5, generator=generator)  # the same residual in every block: nothing but a grid
+    with torch.no_grad():
+        painted = CompactNet(replace(SMALL, without_grid=False))
+        painted.load_state_dict(network.state_dict())
+        before, after = ((n(image) - image)[..., 32:64, 32:64] for n in (painted, network))
+    assert float(before.std()) > 0.01
+    assert float(after.std()) < 0.1 * float(before.std())
+
+
+def test_a_file_that_says_nothing_of_the_grid_is_one_without_that_step(tmp_path: Path) -> None:
+    path = rewrite(tmp_path / "w.safetensors", meta={})
+    assert not load_compact(path).dims.without_grid
+    save_compact(small(), path)
+    assert load_compact(path).dims.without_grid
 
 
 def test_memory_layout_does_not_change_the_result() -> None:
@@ -129,6 +175,7 @@ def rewrite(path: Path, **changes: object) -> Path:
         ({"meta": {"format": "9"}}, "format '9'"),
         ({"meta": {"dims": "{"}}, "dims in its metadata cannot be read"),
         ({"meta": {"dims": '{"depth": 3}'}}, "dims in its metadata cannot be read"),
+        ({"meta": {"dims": '{"without_grid": 1}'}}, "dims in its metadata cannot be read"),
         ({"meta": {"dims": '{"widths": [1000000, 8, 8, 8]}'}}, "beyond reason"),
     ],
 )

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from pathlib import Path
 
 import cv2
@@ -14,9 +15,11 @@ from vidrestore.train.data import (
     FaceCache,
     FacePairs,
     HeldOut,
+    Mix,
     augment,
     batches,
     list_images,
+    roughen,
     split_held_out,
     to_tensor,
 )
@@ -115,6 +118,41 @@ def test_some_samples_are_left_as_they_are(cache: FaceCache) -> None:
     data = FacePairs(cache, size=32, seed=0)
     same = [torch.equal(degraded[0], clean) for degraded, clean in (data[i] for i in range(200))]
     assert 0.01 < np.mean(same) < 0.12  # one in twenty
+
+
+def test_the_mix_decides_what_is_degraded(cache: FaceCache) -> None:
+    none = FacePairs(cache, size=32, seed=0, mix=Mix(light=0.0, medium=0.0, heavy=0.0))
+    assert all(torch.equal(degraded[0], clean) for degraded, clean in (none[i] for i in range(20)))
+    still = FacePairs(cache, size=64, seed=0, views=2, mix=Mix(0.0, 0.0, 0.0, still=0.5, still_heavy=0.5))
+    for degraded, clean in (still[i] for i in range(10)):
+        assert torch.equal(degraded[0], degraded[1])  # a still has one recording
+        assert not torch.equal(degraded[0], clean)
+
+
+def test_a_mix_of_more_than_all_is_refused() -> None:
+    with pytest.raises(ValueError, match="add up to at most 1"):
+        Mix(light=0.6, medium=0.6)
+
+
+def test_texture_is_added_to_the_clean_face_and_soft_takes_from_it(cache: FaceCache) -> None:
+    def fine(mix: Mix) -> float:
+        data = FacePairs(cache, size=64, seed=0, mix=mix)
+        pictures = torch.stack([data[i][1] for i in range(24)]).float()
+        return float((pictures - torch.nn.functional.avg_pool2d(pictures, 3, 1, 1)).abs().mean())
+
+    clean = Mix(light=0.0, medium=0.0, heavy=0.0)
+    plain = fine(clean)
+    assert fine(replace(clean, texture=1.0)) > plain > fine(replace(clean, soft=1.0))
+
+
+def test_roughened_faces_are_pictures(cache: FaceCache) -> None:
+    face = cache.pictures[0].astype(np.float32) / 255
+    for seed in range(10):
+        rough = roughen(face, np.random.default_rng(seed))
+        assert rough.shape == face.shape
+        assert rough.dtype == np.float32
+        assert 0.0 <= rough.min() <= rough.max() <= 1.0
+        assert 0.0 < np.abs(rough - face).mean() < 6 / 255
 
 
 def test_augmented_faces_are_pictures(cache: FaceCache) -> None:

@@ -65,6 +65,28 @@ def test_a_resumed_run_equals_an_uninterrupted_one(config: TrainConfig, tmp_path
     assert all(torch.equal(a, b) for a, b in pairs)
 
 
+def test_a_run_can_begin_with_a_weight_file(config: TrainConfig, tmp_path: Path) -> None:
+    first = train(config, tmp_path / "first")
+    rate = replace(config.optimiser, learning_rate=0.0, final_rate=0.0)
+    started = replace(config, optimiser=rate, run=replace(config.run, max_steps=1), start=str(first.weights))
+    again = load_compact(train(started, tmp_path / "again").weights).state_dict()
+    assert all(torch.equal(again[k], v) for k, v in load_compact(first.weights).state_dict().items())
+    with pytest.raises(ConfigError, match="has the layout"):
+        train(replace(started, start="shipped"), tmp_path / "other")
+
+
+@pytest.mark.parametrize("views", [1, 2])
+def test_two_windows_of_a_face_are_compared(config: TrainConfig, tmp_path: Path, views: int) -> None:
+    heard: list[float] = []
+    phase = Phase(batch=2, crop=36, shift=4, views=views, steady=0.3)
+    shifted = replace(config, run=replace(config.run, max_steps=2, log_every=1), phase=(phase,))
+    train(shifted, tmp_path / "run", progress=lambda step, share, values: heard.append(values["steady"]))
+    assert len(heard) == 2
+    assert heard[0] >= 0.0
+    with pytest.raises(ConfigError, match="crop less shift must be a multiple of 32"):
+        replace(config, phase=(replace(phase, crop=34),))
+
+
 def test_training_fits_a_face(config: TrainConfig, tmp_path: Path) -> None:
     """Forty steps on one kind of picture must lower the validation error; a loop that does not learn fails here."""
     longer = replace(

@@ -7,7 +7,14 @@ import torch
 
 from vidrestore.errors import WeightsError
 from vidrestore.evaluate.perceptual import ShiftTolerantLpips
-from vidrestore.train.losses import absolute_error, laplacian_error, perceptual_error, sample_weights, unsteadiness
+from vidrestore.train.losses import (
+    absolute_error,
+    damage_share,
+    laplacian_error,
+    perceptual_error,
+    sample_weights,
+    unsteadiness,
+)
 
 
 def pictures(count: int = 2, size: int = 64) -> torch.Tensor:
@@ -50,6 +57,22 @@ def test_unsteadiness_compares_neighbours() -> None:
     a, b = pictures(2)
     assert float(unsteadiness(torch.stack([a, a, b, b]))) == 0.0
     assert float(unsteadiness(torch.stack([a, b, a, b]))) == pytest.approx(float((a - b).abs().mean()))
+
+
+def test_unsteadiness_compares_what_two_windows_share() -> None:
+    picture = pictures(1)[0]
+    first, second = picture[:, 1:33, 4:36], picture[:, 3:35, 0:32]
+    offsets = ((1, 4), (3, 0))
+    assert float(unsteadiness(torch.stack([first, second]), offsets)) == 0.0
+    assert float(unsteadiness(torch.stack([first, second]), ((1, 4), (3, 1)))) > 0.1
+    edge = second.clone()
+    edge[:, :, :4] += 1.0  # beyond what both show, but for the margin
+    assert float(unsteadiness(torch.stack([first, edge]), offsets)) == 0.0
+
+
+def test_clean_faces_have_no_share_of_damage() -> None:
+    shares = damage_share(torch.tensor([0.0, 0.006, 0.06]))
+    assert shares.tolist() == pytest.approx([0.0, 0.5, 10 / 11])
 
 
 def test_the_perceptual_error_looks_at_its_window_only() -> None:

@@ -40,12 +40,21 @@ def models_list_command(as_json: JsonFlag = False) -> ExitStatus:
         print_json([dataclasses.asdict(entry) | {"is_here": here[name]} for name, entry in MODELS.items()])
         return ExitStatus.WHOLE
     table = Table(show_header=False, box=None, padding=(0, 2, 0, 0))
-    table.add_row("compact", "here", "ours, comes with the package, Apache-2.0")
+    for name, place in _ours().items():
+        table.add_row(
+            name, place, "ours, comes with the package, Apache-2.0" if place == "here" else "ours, not trained"
+        )
     for name, entry in MODELS.items():
         terms = "" if entry.allows_commercial_use else " (non-commercial)"
         table.add_row(name, "here" if here[name] else "-", entry.purpose + terms)
     Console(highlight=False).print(table)
     return ExitStatus.WHOLE
+
+
+def _ours() -> dict[str, str]:
+    """Our own networks, and whether their weights came with the package."""
+    data = resources.files("vidrestore.restoration.data")
+    return {name: "here" if (data / f"{name}.safetensors").is_file() else "-" for name in ("compact", "mobile")}
 
 
 @app.command("card")
@@ -55,8 +64,8 @@ def models_card_command(
     """Tell a model's origin, licence and checksum."""
     from vidrestore.restoration.weights import WeightStore, find_model
 
-    if name == "compact":
-        typer.echo((resources.files("vidrestore.restoration.data") / "compact.md").read_text("utf-8"))
+    if name in _ours():
+        typer.echo((resources.files("vidrestore.restoration.data") / f"{name}.md").read_text("utf-8"))
         return ExitStatus.WHOLE
     entry, store = find_model(name), WeightStore()
     receipt = store.receipt(name)

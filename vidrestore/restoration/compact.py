@@ -71,7 +71,9 @@ _FORMAT = "1"
 _SLOPE = 0.2  # of the leaky ReLU; a common choice for networks without normalisation
 _GAIN = 0.5  # of the free residual: keeps Adam's steps in the head small beside the residual
 _BLOCK = 4
-_NEAR = 9  # blocks over which a pattern is looked for: 36 pixels, a seventh of the face
+_NEAR = (
+    5  # blocks over which a pattern is looked for, 20 pixels; over 9 a trained network painted smaller patches of it
+)
 _LIMIT = 30.0  # deviations; noise of 14 / 255, the strongest in training, stays below: pictures of pure noise stay tame
 _BANDS = 4
 

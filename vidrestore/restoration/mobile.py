@@ -51,17 +51,28 @@ from vidrestore.errors import WeightsError
 from vidrestore.restoration.compact import CompactDims, CompactNet, dims_of
 from vidrestore.restoration.mobilestyle import StyleBlock, StyleGenerator
 
-__all__ = ["MOBILE_SIZE", "PRIOR_SIZE", "MobileDims", "MobileNet", "load_mobile", "save_mobile", "shipped_mobile"]
+__all__ = [
+    "MOBILE_SIZE",
+    "NUM_COEFFICIENTS",
+    "PRIOR_SIZE",
+    "MobileDims",
+    "MobileNet",
+    "load_mobile",
+    "save_mobile",
+    "shipped_mobile",
+]
 
 MOBILE_SIZE = 512
 """Side in pixels of the crop that the network restores."""
 PRIOR_SIZE = 128
 """Side in pixels at which the prior's encoder looks at the crop and at the rendered face."""
 
+NUM_COEFFICIENTS = 257
+"""Numbers that describe a 3D face."""
+
 _FORMAT = "vidrestore-mobile-1"
 _SLOPE = 0.2
 _TRUNK = 256
-_COEFFICIENTS = 257
 
 
 @dataclass(frozen=True, slots=True)
@@ -184,7 +195,7 @@ class MobileNet(nn.Module):
         codes = 16 * dims.codes
         self.codes = nn.Conv2d(widths[-1], dims.codes, 1)
         self.latent = nn.Sequential(
-            nn.Linear(2 * codes + _COEFFICIENTS, dims.hidden),
+            nn.Linear(2 * codes + NUM_COEFFICIENTS, dims.hidden),
             nn.LeakyReLU(_SLOPE),
             nn.Linear(dims.hidden, dims.hidden),
             nn.LeakyReLU(_SLOPE),
@@ -330,6 +341,8 @@ def load_mobile(path: str | os.PathLike[str] | None = None, device: torch.device
         WeightsError: the file is missing, is no safetensors file, belongs to another network, or does not fit it.
     """
     source = shipped_mobile() if path is None else Path(path)
+    if path is None and not source.is_file():
+        raise WeightsError("this version comes without weights of mobile; docs/training.md says how to train them")
     if not source.is_file():
         raise WeightsError(f"{source}: there is no such weight file")
     try:

@@ -1,4 +1,8 @@
-"""Our own ``mobile`` network as a restorer: the shape prior of each crop, then the network."""
+"""Our own ``mobile`` network as a restorer: the 3D face of each crop, then the network.
+
+The 3D face is the track's where a tracker follows one: it is smoothed in time and costs nothing more. Faces without one
+are looked at by the regressor.
+"""
 
 from __future__ import annotations
 
@@ -6,7 +10,7 @@ import torch
 from torch import Tensor
 
 from vidrestore.morphable.prior import ShapePrior
-from vidrestore.restoration.mobile import MOBILE_SIZE, PRIOR_SIZE, MobileNet, load_mobile
+from vidrestore.restoration.mobile import MOBILE_SIZE, NUM_COEFFICIENTS, PRIOR_SIZE, MobileNet, load_mobile
 from vidrestore.types import CropContext
 
 __all__ = ["MobileRestorer"]
@@ -23,13 +27,14 @@ class MobileRestorer:
         prior: None is the one that comes with the package.
 
     Attributes:
-        is_pure: the same crops give the same result whatever came before: it may be padded and captured.
+        is_pure: whether the same crops give the same result whatever came before, so that they may be padded and
+            captured. They do not: what the tracks know of their faces counts.
 
     Raises:
         WeightsError: a file of the package is missing or damaged.
     """
 
-    is_pure = True
+    is_pure = False
 
     def __init__(
         self,
@@ -48,8 +53,8 @@ class MobileRestorer:
         self._prior = prior or ShapePrior(device)
 
     def restore(self, images: Tensor, context: CropContext | None = None) -> Tensor:
-        """(B, 3, 512, 512) restored RGB of (B, 3, 512, 512) in [-1, 1]; w is the context's."""
-        coefficients = self._prior.coefficients(images)
+        """(B, 3, 512, 512) restored RGB of (B, 3, 512, 512) in [-1, 1]; w and the 3D faces are the context's."""
+        coefficients = self._coefficients(images, context)
         render = self._prior.picture(coefficients, PRIOR_SIZE)
         if context is None:
             w = torch.full((len(images),), self.w, device=images.device)
@@ -61,3 +66,15 @@ class MobileRestorer:
                 images.contiguous(memory_format=torch.channels_last), render, coefficients, w
             )
         return restored.float()
+
+    def _coefficients(self, images: Tensor, context: CropContext | None) -> Tensor:
+        """(B, 257): the tracks' own, and the regressor's for those that have none."""
+        known = [] if context is None else [track.coefficients for track in context.tracks]
+        missing = [i for i in range(len(images)) if not known or known[i] is None]
+        if len(missing) == len(images):
+            return self._prior.coefficients(images)
+        rows = [torch.zeros(NUM_COEFFICIENTS) if row is None else torch.from_numpy(row).float() for row in known]
+        coefficients = torch.stack(rows).to(images.device)
+        if missing:
+            coefficients[missing] = self._prior.coefficients(images[missing])
+        return coefficients

@@ -58,6 +58,9 @@ __all__ = [
 ]
 
 
+_EDGE = 8  # two blocks: nearer to the edge of a window the padding is seen
+
+
 @dataclass(frozen=True, slots=True)
 class DataOptions:
     """Where faces come from and how samples are made."""
@@ -102,7 +105,11 @@ class Phase:
     batch: int = 8
     """Faces per step; the network sees ``batch * views`` pictures."""
     views: int = 1
-    """1, or 2 frames of each shot, which ``steady`` wants."""
+    """1, or 2 frames of each shot, which should come out alike."""
+    shift: int = 0
+    """The network sees two windows of each face, up to so many pixels apart, cut out of the two views or of the one
+    there is; the windows are smaller than the crop by this. What belongs to the network's blocks and not to the face,
+    such as a grid, differs between them."""
     l1: float = 1.0
     laplacian: float = 0.5
     softness: float = 0.05
@@ -120,7 +127,7 @@ class Phase:
     crop: int | None = None
     """Side of the random window of the face that is trained on, in pixels; None is the whole."""
     steady: float = 0.0
-    """Weight of the difference between the restorations of two frames of one shot."""
+    """Weight of the difference between the restorations of two views or windows of one face."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -142,10 +149,13 @@ class TrainConfig:
             raise ConfigError(f"the phases' until must rise and end at 1.0, got {ends}")
         self.run.check_length()
         for phase in self.phase:
-            if phase.perceptual > 0.0 and phase.window > (phase.crop or self.data.size):
+            side = (phase.crop or self.data.size) - phase.shift
+            if phase.perceptual > 0.0 and phase.window > side:
                 raise ConfigError(f"window must be at most the crop, got {phase}")
-            if phase.views not in (1, 2) or (phase.steady > 0.0 and phase.views != 2):
-                raise ConfigError(f"views must be 1 or 2, and 2 where steady is above 0, got {phase}")
+            if phase.views not in (1, 2) or (phase.steady > 0.0 and phase.views != 2 and phase.shift == 0):
+                raise ConfigError(f"views must be 1 or 2, and 2 where steady is above 0 without shift, got {phase}")
+            if phase.shift < 0 or side % self.network.multiple:
+                raise ConfigError(f"crop less shift must be a multiple of {self.network.multiple}, got {phase}")
         if self.data.size % self.network.multiple:
             raise ConfigError(f"data.size must be a multiple of {self.network.multiple}, got {self.data.size}")
 
@@ -256,8 +266,14 @@ class _CompactTraining:
 
     def _terms(self, phase: Phase, clock: Clock, degraded: Tensor, clean: Tensor) -> tuple[dict[str, Tensor], Tensor]:
         """The losses, not yet weighted, and the weighted absolute error of the input."""
-        restored = self.network(degraded)
+        offsets = ((0, 0), (0, 0))
         reference = clean.repeat_interleave(phase.views, 0)
+        if phase.shift > 0:
+            draw = rng_at(clock.options.seed, 5, clock.step).integers(0, phase.shift + 1, 4)
+            offsets = ((int(draw[0]), int(draw[1])), (int(draw[2]), int(draw[3])))
+            degraded = _two_windows(degraded, offsets, phase.views, phase.shift)
+            reference = _two_windows(clean, offsets, 1, phase.shift)
+        restored = self.network(degraded)
         before = absolute_error(degraded, reference, softness=phase.softness)
         weights = sample_weights(before) if phase.balanced else torch.ones_like(before)
         terms = {
@@ -268,11 +284,11 @@ class _CompactTraining:
             room = restored.shape[-1] - phase.window
             draw = rng_at(clock.options.seed, 4, clock.step).integers(0, room + 1, 2)
             corner = (int(draw[0]), int(draw[1]))
-            few = slice(0, phase.judged)
+            few = slice(None, phase.judged)
             distance = perceptual_error(self.metric, restored[few], reference[few], corner=corner, side=phase.window)
             terms["perceptual"] = (damage_share(before[few]) * distance).mean()
         if phase.steady > 0.0:
-            terms["steady"] = unsteadiness(restored)
+            terms["steady"] = unsteadiness(restored, offsets, margin=_EDGE if phase.shift > 0 else 0)
         return terms, (weights * before).mean().detach()
 
     @torch.inference_mode()
@@ -292,6 +308,13 @@ class _CompactTraining:
         path = folder / "compact.safetensors"
         save_compact(self.average, path, notes={"step": str(clock.step), "samples": str(clock.samples)})
         return path
+
+
+def _two_windows(pictures: Tensor, offsets: tuple[tuple[int, int], tuple[int, int]], views: int, shift: int) -> Tensor:
+    """(2 B, 3, S - shift, S - shift): windows beside each other, of (views * B, 3, S, S)."""
+    side = pictures.shape[-1] - shift
+    parts = [pictures[i % views :: views, :, y : y + side, x : x + side] for i, (y, x) in enumerate(offsets)]
+    return torch.stack(parts, 1).flatten(0, 1)
 
 
 def _first_weights(start: str, dims: CompactDims) -> dict[str, Tensor]:

@@ -125,10 +125,20 @@ def published_normalisation(pictures: Tensor) -> Tensor:
     return ((pictures + 1.0) / 2.0 - mean) / std
 
 
-def unsteadiness(restored: Tensor) -> Tensor:
-    """Mean absolute difference between two restorations of one face.
+def unsteadiness(
+    restored: Tensor, offsets: tuple[tuple[int, int], tuple[int, int]] = ((0, 0), (0, 0)), *, margin: int = 0
+) -> Tensor:
+    """Mean absolute difference between two restorations of one face, where they show the same.
 
     Args:
         restored: (2 * B, 3, H, W), the two views of a face beside each other.
+        offsets: (y, x) of the first and of the second view in a common picture.
+        margin: pixels at the edges that are left out, where the network sees less around.
     """
-    return (restored[0::2] - restored[1::2]).abs().mean()
+    height, width = restored.shape[-2:]
+    (y0, x0), (y1, x1) = offsets
+    top, left = max(y0, y1) + margin, max(x0, x1) + margin
+    bottom, right = min(y0, y1) + height - margin, min(x0, x1) + width - margin
+    first = restored[0::2, :, top - y0 : bottom - y0, left - x0 : right - x0]
+    second = restored[1::2, :, top - y1 : bottom - y1, left - x1 : right - x1]
+    return (first - second).abs().mean()

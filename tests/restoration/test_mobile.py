@@ -1,0 +1,115 @@
+"""``mobile`` as a restorer: whose 3D face it uses, what it is told, and when ``auto`` takes it."""
+
+from __future__ import annotations
+
+import logging
+from dataclasses import replace
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+
+from vidrestore.config import RestoreOptions
+from vidrestore.errors import WeightsError
+from vidrestore.morphable.prior import ShapePrior
+from vidrestore.morphable.regressor import ShapeRegressor
+from vidrestore.restoration import restorer as stage
+from vidrestore.restoration.compact import CompactDims
+from vidrestore.restoration.mobile import NUM_COEFFICIENTS, MobileDims, MobileNet, load_mobile
+from vidrestore.restoration.mobile_restorer import MobileRestorer
+from vidrestore.restoration.restorer import CompactRestorer, choose_network, load_restorer
+from vidrestore.types import CropContext, Track
+
+DIMS = MobileDims(
+    trunk=CompactDims(widths=(8, 8, 8, 8)),
+    encoder=(8, 8, 8, 8, 8),
+    style=16,
+    base=16,
+    rank=4,
+    generator=(16, 16, 16, 8),
+    codes=4,
+    hidden=16,
+)
+
+
+@pytest.fixture(scope="module")
+def restorer() -> MobileRestorer:
+    """A network whose result depends on all that it is given."""
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(0)
+        network = MobileNet(DIMS)
+        for layer in (network.trunk.head, *network.joins, network.fine):
+            torch.nn.init.normal_(layer.weight, std=1.0)
+        prior = ShapePrior(regressor=ShapeRegressor().eval())
+    return MobileRestorer(torch.device("cpu"), torch.float32, 0.0, network=network, prior=prior)
+
+
+@pytest.fixture(scope="module")
+def images() -> torch.Tensor:
+    coarse = torch.rand(2, 3, 16, 16, generator=torch.Generator().manual_seed(0)) * 2 - 1
+    return torch.nn.functional.interpolate(coarse, size=(512, 512), mode="bilinear", align_corners=False)
+
+
+def face(seed: int) -> np.ndarray:
+    """Coefficients of a face in front of the camera."""
+    values = np.zeros(NUM_COEFFICIENTS, np.float32)
+    values[:224] = 0.5 * np.random.default_rng(seed).standard_normal(224)
+    return values
+
+
+def context(coefficients: list[np.ndarray | None], w: list[float]) -> CropContext:
+    track = Track(0, np.zeros(4, np.float32), np.zeros((5, 2), np.float32), 0.9)
+    maps = np.tile(np.eye(2, 3), (len(w), 1, 1))
+    tracks = tuple(replace(track, id=i, coefficients=row) for i, row in enumerate(coefficients))
+    return CropContext(tracks, tuple(range(len(w))), maps, maps, np.array(w, np.float32))
+
+
+def test_the_tracks_face_is_used_where_there_is_one(restorer: MobileRestorer, images: torch.Tensor) -> None:
+    with torch.inference_mode():
+        own = restorer._prior.coefficients(images).numpy()
+        regressed = restorer.restore(images, context([None, None], [0.0, 0.0]))
+        given = restorer.restore(images, context([own[0], own[1]], [0.0, 0.0]))
+        mixed = restorer.restore(images, context([face(1), None], [0.0, 0.0]))
+    assert regressed.shape == (2, 3, 512, 512)
+    torch.testing.assert_close(given, regressed)
+    torch.testing.assert_close(mixed[1], regressed[1])
+    assert float((mixed[0] - regressed[0]).abs().max()) > 1e-3
+
+
+def test_without_tracks_every_face_is_looked_at(restorer: MobileRestorer, images: torch.Tensor) -> None:
+    with torch.inference_mode():
+        alone = restorer.restore(images)
+        known = restorer.restore(images, context([None, None], [0.0, 0.0]))
+    torch.testing.assert_close(alone, known)
+
+
+def test_full_fidelity_ignores_the_face(restorer: MobileRestorer, images: torch.Tensor) -> None:
+    with torch.inference_mode():
+        first = restorer.restore(images, context([face(1), face(2)], [1.0, 0.0]))
+        second = restorer.restore(images, context([face(3), face(4)], [1.0, 0.0]))
+    torch.testing.assert_close(first[0], second[0])
+    assert float((first[1] - second[1]).abs().max()) > 1e-3
+
+
+def test_auto_is_compact_on_a_cpu_and_says_so(caplog: pytest.LogCaptureFixture) -> None:
+    with caplog.at_level(logging.INFO, logger="vidrestore.restoration.restorer"):
+        assert isinstance(load_restorer(RestoreOptions(network="auto", device="cpu")), CompactRestorer)
+    assert "network compact, chosen for cpu" in caplog.text
+
+
+def test_auto_is_mobile_on_a_gpu_where_its_weights_are(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    options, device = RestoreOptions(network="auto"), torch.device("cuda")
+    monkeypatch.setattr(stage, "shipped_mobile", lambda: tmp_path / "mobile.safetensors")
+    assert choose_network(options, device) == "compact"
+    (tmp_path / "mobile.safetensors").touch()
+    assert choose_network(options, device) == "mobile"
+    assert choose_network(replace(options, network="compact"), device) == "compact"
+
+
+def test_missing_weights_are_an_error_with_a_way_out(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    from vidrestore.restoration import mobile
+
+    monkeypatch.setattr(mobile, "shipped_mobile", lambda: tmp_path / "mobile.safetensors")
+    with pytest.raises(WeightsError, match=r"without weights of mobile; docs/training\.md"):
+        load_mobile()
