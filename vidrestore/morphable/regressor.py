@@ -24,6 +24,7 @@ Precision:
 from __future__ import annotations
 
 import copy
+import itertools
 import json
 import os
 from collections.abc import Mapping
@@ -220,8 +221,7 @@ def fold_normalisation(network: ShapeRegressor) -> ShapeRegressor:
     for part in list(folded.modules()):
         if not isinstance(part, nn.Sequential):
             continue
-        layers = list(part)
-        for i, (layer, after) in enumerate(zip(layers, layers[1:], strict=False)):
+        for i, (layer, after) in enumerate(itertools.pairwise(list(part))):
             if isinstance(layer, nn.Conv2d) and isinstance(after, nn.BatchNorm2d):
                 part[i], part[i + 1] = fuse_conv_bn_eval(layer, after), nn.Identity()
     return folded

@@ -36,10 +36,12 @@ __all__ = ["MeshTracker"]
 
 GROUP = 4  # frames that are read together offline: the pose is predicted so far ahead
 LIKENESS = 0.45  # below it a reading is doubted
+POOR_LIKENESS = 0.2  # a doubted reading above it is taken where it lies in the detector's box
+POOR_IOU = 0.5  # to that overlap
 SURE_LIKENESS = 0.7  # above it a face is followed for long although the detector does not see it
 SURE_SCORE = 0.8  # of a detection that is never refused
 FIT = 0.25  # mean distance of the mesh's five points from the detector's, in eye distances, that still is a fit
-EYES = 0.62  # distance of the mean face's eyes in the model's unit
+EYES = 0.59  # distance of the eyes in the model's unit, mean of 255 generated faces
 JUMP = 0.9  # of the eye distance: more between prediction and reading is doubted
 SCALE_JUMP = 0.3  # of the logarithm of the scale, likewise
 TURN_JUMP = 0.6  # radians, likewise
@@ -219,6 +221,7 @@ class MeshTracker:
         self._gap = options.shortest_gap
         self._spacing = 1
         self._look: Callable[[Frame], Detections] | None = None
+        self._doubted: dict[int, Look] = {}  # of the frame that is read now
         self.num_looks = 0
 
     # --- the two verbs ----------------------------------------------------------------------------------------------
@@ -268,6 +271,7 @@ class MeshTracker:
             for step, frame in enumerate(ahead):
                 self._newest = frame.index
                 doubted = [p for p in people if not self._accept(p, frame, read[id(p)][step])]
+                self._doubted = {id(p): read[id(p)][step] for p in doubted}
                 doubted += self._part(frame.index)
                 for person in doubted:
                     person.is_missing = True
@@ -341,9 +345,9 @@ class MeshTracker:
 
     @staticmethod
     def _add(person: _Person, index: int, look: Look) -> None:
-        weight = _weight(look)
-        person.see(index, look, weight)
-        person.pool.add(look, weight)
+        person.see(index, look, _weight(look))
+        if look.likeness >= LIKENESS:
+            person.pool.add(look, _weight(look))
 
     def _part(self, index: int) -> list[_Person]:
         """Of faces that were read in one place, those that are less themselves there: another one hides them."""
@@ -464,26 +468,29 @@ class MeshTracker:
         own = person.looks[-1] if person.last_seen == index else None
         if own is None or self._fit(own, state) > FIT:
             look = look or self._read_detections(frame, state[None])[0]
-            if look.likeness < LIKENESS or self._fit(look, state) > FIT:
-                look = self._from_points(person, state)
+            is_good = look.likeness >= LIKENESS and self._fit(look, state) <= FIT
             if own is None:
-                self._add(person, index, look)
-            elif self._fit(look, state) < self._fit(own, state):
+                self._add(person, index, look if is_good else self._from_box(person, state))
+            elif is_good and self._fit(look, state) < self._fit(own, state):
                 person.looks[-1] = _unwrapped(look, own)
                 person.weights[-1] = _weight(look)
         person.confirm(index, state[:4], float(state[14]))
 
-    def _from_points(self, person: _Person, state: NDArray[np.float64]) -> Look:
-        """The last look, moved to where the detector's points are: for a face that the regressor cannot read now."""
+    def _from_box(self, person: _Person, state: NDArray[np.float64]) -> Look:
+        """For a face that the detector sees and the regressor cannot read now: what it read all the same, where that
+        lies in the detector's box; else the last look, moved there. Points are not trusted here: on damaged pictures
+        the detector finds the head, and puts eyes and mouth anywhere in it."""
+        relative = person.boxes[-1][:4]
+        doubted = self._doubted.get(id(person))
+        if doubted is not None and doubted.likeness >= POOR_LIKENESS:
+            box = relative * math.exp(doubted.pose[3]) + np.tile(doubted.pose[4:], 2)
+            if box_iou(box, state[:4])[0, 0] >= POOR_IOU:
+                return doubted
         last = person.looks[-1]
-        before = crop_at(self._anchors(person.pool, last.pose))
-        now = crop_at(state[4:14].reshape(5, 2))
-        turn = math.atan2(before[1, 0], before[0, 0]) - math.atan2(now[1, 0], now[0, 0])
-        pose = last.pose.copy()
-        pose[2] += (turn + math.pi) % (2 * math.pi) - math.pi
-        pose[3] += math.log(np.hypot(before[0, 0], before[1, 0]) / np.hypot(now[0, 0], now[1, 0]))
-        pose[4:] = 0.0
-        pose[4:] = (state[4:14].reshape(5, 2) - self._anchors(person.pool, pose)).mean(0)
+        sides = (state[2:4] - state[:2]).prod() / max((relative[2:] - relative[:2]).prod(), 1e-9)
+        scale = math.sqrt(max(float(sides), 1e-6))
+        place = ((state[:2] + state[2:4]) - (relative[:2] + relative[2:]) * scale) / 2.0
+        pose = np.concatenate([last.pose[:3], [math.log(scale)], place])
         return Look(pose, last.identity, last.expression, last.texture, last.lighting, 0.0, 0.0)
 
     def _meet(self, frame: Frame, state: NDArray[np.float64], look: Look | None) -> bool:
@@ -572,7 +579,7 @@ class MeshTracker:
     def _is_trusted(self, person: _Person) -> bool:
         """A sure detection, or one that was repeated."""
         wanted = min(2, person.num_asked) if self._options.min_hits > 1 else 1
-        return person.best_score >= SURE_SCORE or person.num_confirmed >= wanted and person.num_asked > 1
+        return person.best_score >= SURE_SCORE or (person.num_confirmed >= wanted and person.num_asked > 1)
 
     def _track(self, person: _Person, frame: Frame, *, shot_ended: bool) -> Track | None:
         options, index = self._options, frame.index

@@ -1,8 +1,8 @@
 """The five-point tracker: detections in, persons out, each with an id, steady points and a strength that fades.
 
 Looking ahead does three things: the smoother has no lag, a face counts from its first frame although it is believed
-only after ``min_hits`` looks, and its effect can fade out *before* it is lost. With ``lookahead=0`` (live) the same code
-works with what it has.
+only after ``min_hits`` looks, and its effect can fade out *before* it is lost. With ``lookahead=0`` (live) the same
+code works with what it has.
 """
 
 from __future__ import annotations
