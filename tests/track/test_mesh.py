@@ -1,0 +1,293 @@
+"""The tracker that carries a 3D face: what it follows, when it asks the detector, whom it knows again."""
+
+from __future__ import annotations
+
+import math
+from dataclasses import replace
+
+import numpy as np
+import pytest
+import torch
+from heads import (
+    SIZE,
+    Head,
+    KnowingReader,
+    Run,
+    detections,
+    face_model,
+    follow,
+    lip_gap,
+    morphable,
+    picture,
+    stream,
+)
+from numpy.typing import NDArray
+
+from vidrestore.config import TrackOptions
+from vidrestore.geometry import apply, mean_scale
+from vidrestore.morphable.camera import Camera
+from vidrestore.restoration.align import crop_from_display
+from vidrestore.track.face import FaceReader, crop_at
+from vidrestore.track.mesh import MeshTracker
+from vidrestore.types import Detections, Frame
+
+
+@pytest.fixture(scope="module")
+def reader() -> FaceReader:
+    threads = torch.get_num_threads()
+    torch.set_num_threads(1)
+    made = FaceReader(stream())
+    torch.set_num_threads(threads)
+    return made
+
+
+def nodding(index: int) -> list[Head]:
+    return [Head(1, 60 + 1.0 * index, 84 + 6 * math.sin(index / 5), yaw=0.35 * math.sin(index / 8))]
+
+
+def still(index: int) -> list[Head]:
+    return [Head(1, 80, 80)]
+
+
+def nobody(frame: Frame) -> Detections:
+    return Detections.none()
+
+
+# --- with the real regressor, on drawn heads -------------------------------------------------------------------------
+
+
+def test_a_head_is_followed_between_key_frames(reader: FaceReader) -> None:
+    run = follow(nodding, 30, reader=reader, draws=True)
+    person = run.of(0)
+    assert run.ids == {0}
+    assert sorted(person) == list(range(30))
+    assert len(run.asked) <= 6
+    away = [np.linalg.norm(person[i].alignment - nodding(i)[0].anchors, axis=1).mean() for i in range(30)]
+    assert np.mean(away) < 0.08 * 21, "of the eyes' distance"
+    pose = person[12].pose
+    assert pose is not None
+    assert pose.yaw > 0.15, "the nose is to the right"
+    assert abs(pose.pitch) < 0.15
+
+
+def test_lips_follow_at_once_and_do_not_move_the_crop(reader: FaceReader) -> None:
+    def talking(index: int) -> list[Head]:
+        return [Head(1, 80, 80, mouth=1.0 + math.sin(index * 1.1))]
+
+    for options in (TrackOptions(), TrackOptions(lookahead=0, min_hits=1)):
+        run = follow(talking, 36, options, reader=reader, draws=True)
+        person = run.of(0)
+        inner = range(6, 30)
+        gaps = np.array([lip_gap(_mesh(person[i].mesh)) for i in range(36)])
+        true = np.array([lip_gap(talking(i)[0].mesh) for i in range(36)])
+        by_lag = {lag: np.corrcoef(gaps[6 + lag : 30 + lag], true[list(inner)])[0, 1] for lag in (-2, -1, 0, 1, 2)}
+        assert max(by_lag, key=lambda lag: float(by_lag[lag])) == 0
+        assert by_lag[0] > 0.85
+        anchors = np.array([person[i].alignment for i in inner])
+        corners = np.array([talking(i)[0].mesh[[13, 14], :2] for i in inner])
+        assert anchors.std(0).max() < 0.25 * corners.std(0).max()
+
+
+def test_a_frame_turned_on_its_side_gives_the_same_face(reader: FaceReader) -> None:
+    frame = picture([Head(1, 80, 80, roll=0.1)], 0)
+    m = crop_at(Head(1, 80, 80, roll=0.1).anchors)
+    (upright,) = reader.read([frame], [m])
+    turned = replace(frame, planes=tuple(np.ascontiguousarray(np.rot90(plane)) for plane in frame.planes))
+    # rot90 turns counter-clockwise: display (x, y) lies at frame (y, width - 1 - x)
+    info = replace(stream(), display_from_frame=np.array([[0.0, -1.0, SIZE - 1.0], [1.0, 0.0, 0.0]]), rotation=90)
+    (again,) = FaceReader(info).read([turned], [m])
+    np.testing.assert_allclose(again.pose, upright.pose, atol=2e-2)
+
+
+def test_coefficients_show_the_same_face_in_the_aligned_crop() -> None:
+    head = Head(1, 300.0, 200.0, scale=90.0, yaw=0.4, roll=-0.3, mouth=1.0)
+    model = face_model()
+    m = crop_at(head.anchors)
+    np.testing.assert_allclose(m, crop_from_display(head.anchors, 128), atol=1e-9)
+    light = np.zeros(27, np.float32)
+    values = model.coefficients(head.pose, head.identity, head.expression, head.texture, light, m)
+    seen = morphable()(torch.from_numpy(values[None]), Camera().scaled(128)).points_px[0].numpy()
+    expected = apply(m, head.mesh[:, :2])
+    assert np.abs(seen - expected).max() < 0.02 * 128
+    assert np.abs(seen - expected).mean() < 0.005 * 128
+    assert mean_scale(m) == pytest.approx(31.5 / (0.59 * 90), rel=0.15)
+
+
+# --- whom it knows, when it asks: with a reader that knows the scene -------------------------------------------------
+
+
+def test_the_detector_looks_less_and_less_while_nothing_happens() -> None:
+    run = follow(still, 60)
+    assert run.asked[0] == 0
+    gaps = np.diff(run.asked)
+    assert (np.diff(gaps) >= 0).all()
+    assert gaps[0] == TrackOptions().shortest_gap
+    assert gaps[-1] == TrackOptions().longest_gap
+    assert {track.strength for track in run.of(0).values()} == {1.0}
+
+
+def test_every_frame_comes_out_once_and_in_order() -> None:
+    for lookahead in (0, 1, 5, 16, 40):
+        run = follow(still, 30, TrackOptions(lookahead=lookahead), shots=[0] * 11 + [1] * 1 + [2] * 18)
+        assert [t.frame.index for t in run.tracked] == list(range(30))
+        assert [t.tracks[0].id for t in run.tracked if t.tracks][-1] == 2
+
+
+def test_live_frames_come_out_at_once_and_follow_a_steady_motion_without_lag() -> None:
+    def passing(index: int) -> list[Head]:
+        return [Head(1, 40 + 2.0 * index, 80)]
+
+    run = follow(passing, 40, TrackOptions(lookahead=0, min_hits=2))
+    person = run.of(0)
+    assert min(person) == 1
+    assert np.abs(person[30].alignment - passing(30)[0].anchors).max() < 0.2
+
+
+def test_a_lost_face_is_looked_for_at_once_and_fades_before_it_is_gone() -> None:
+    def leaving(index: int) -> list[Head]:
+        return still(index) if index < 33 else []
+
+    run = follow(leaving, 70)
+    assert 33 in run.asked, "asked in the very frame in which it was lost"
+    person = run.of(0)
+    strengths = np.array([person[i].strength if i in person else 0.0 for i in range(70)])
+    assert strengths[20] == 1.0
+    assert strengths[32] <= 1 / 6 + 1e-9
+    assert strengths[35:].max() == 0.0
+    assert np.abs(np.diff(strengths)).max() <= 1 / 6 + 1e-9
+
+
+def test_a_hidden_face_keeps_its_id_and_is_bridged() -> None:
+    def hidden(index: int) -> list[Head]:
+        return [] if 20 <= index < 25 else [Head(1, 50 + index, 80)]
+
+    run = follow(hidden, 50)
+    person = run.of(0)
+    assert run.ids == {0}
+    assert sorted(person) == list(range(50))
+    assert person[22].missed == 3
+    assert np.abs(person[22].alignment - Head(1, 72, 80).anchors).max() < 1.0
+
+
+def test_somebody_who_comes_back_is_known_and_somebody_else_is_not() -> None:
+    def visit(index: int) -> list[Head]:
+        if index < 25:
+            return [Head(1, 60, 80)]
+        if index < 60:
+            return []
+        return [Head(1 if index < 100 else 2, 100, 80)] if not 85 <= index < 100 else []
+
+    run = follow(visit, 130)
+    assert set(run.of(0)) >= {10, 75}
+    assert min(run.of(1)) >= 99
+    assert run.ids == {0, 1}
+
+
+def test_two_people_who_cross_keep_their_ids() -> None:
+    def crossing(index: int) -> list[Head]:
+        left, right = Head(1, 20 + 3 * index, 80), Head(2, 140 - 3 * index, 82)
+        return [left, right] if abs(left.x - right.x) > 16 else [left]  # the other one is behind
+
+    run = follow(crossing, 41)
+    assert run.ids == {0, 1}
+    first = run.of(0)
+    assert first[2].box[[0, 2]].mean() < 60
+    assert first[40].box[[0, 2]].mean() > 100
+    assert run.of(1)[40].box[[0, 2]].mean() < 60
+
+
+def test_a_face_that_appears_between_key_frames_is_followed_back_to_its_first_frame() -> None:
+    def appearing(index: int) -> list[Head]:
+        return [Head(1, 50, 80)] + ([Head(2, 110 - index / 4, 80)] if index >= 23 else [])
+
+    run = follow(appearing, 60)
+    assert 23 not in run.asked
+    assert min(run.of(1)) == 23
+    assert run.of(1)[23].strength == pytest.approx(1 / 6)
+
+
+def test_a_cut_ends_everybody_and_asks_the_detector() -> None:
+    def scene(index: int) -> list[Head]:
+        return [Head(1, 60 if index < 20 else 90, 80)]
+
+    run = follow(scene, 40, shots=[0] * 20 + [1] * 20)
+    assert 20 in run.asked
+    assert {t.tracks[0].id for t in run.tracked[:20]} == {0}
+    assert {t.tracks[0].id for t in run.tracked[20:]} == {1}
+    np.testing.assert_allclose(run.of(0)[19].alignment, Head(1, 60, 80).anchors, atol=1e-3)
+    np.testing.assert_allclose(run.of(1)[20].alignment, Head(1, 90, 80).anchors, atol=1e-3)
+
+
+def test_an_unsure_detection_that_is_no_face_is_refused_and_a_sure_one_followed_by_its_points() -> None:
+    def look(score: float) -> Run:
+        return follow(lambda index: [], 30, look=lambda frame: detections(still(0), score))
+
+    assert look(0.7).ids == set()
+    drawn = look(0.9)
+    assert sorted(drawn.of(0)) == list(range(30))
+    assert drawn.of(0)[5].mesh is None
+    assert drawn.of(0)[5].anchors is None
+    assert drawn.asked == list(range(30)), "nothing else can follow it"
+
+
+def test_a_face_that_the_detector_confirms_is_not_dropped_when_it_cannot_be_read() -> None:
+    class Blind(KnowingReader):
+        def read(self, frames, maps):  # type: ignore[no-untyped-def]
+            looks = super().read(frames, maps)
+            return [
+                replace(look, likeness=0.1) if frame.index >= 10 else look
+                for frame, look in zip(frames, looks, strict=True)
+            ]
+
+    run = follow(nodding, 40, reader=Blind(nodding), look=lambda frame: detections(nodding(frame.index)))
+    assert run.ids == {0}
+    assert sorted(run.of(0)) == list(range(40))
+    away = [np.linalg.norm(run.of(0)[i].box - nodding(i)[0].box) for i in range(40)]
+    assert max(away) < 6.0
+
+
+def test_a_given_box_counts_where_the_detector_finds_nothing() -> None:
+    x0, y0, x1, y1 = still(0)[0].box
+    run = follow(still, 40, look=nobody, given={12: [(x0, y0, x1, y1)]})
+    assert set(run.of(0)) >= set(range(12, 40))
+    assert min(run.of(0)) < 12, "and back to where the detector looked before"
+    assert follow(still, 40, look=nobody).ids == set()
+
+
+def test_what_is_one_face_is_one_track() -> None:
+    def twice(frame: Frame) -> Detections:
+        return detections([Head(1, 80, 80), Head(1, 82, 84, scale=30.0)])
+
+    assert all(len(t.tracks) == 1 for t in follow(still, 20, look=twice).tracked)
+
+
+def test_smoothing_takes_the_tremble_out_of_the_crop() -> None:
+    run = follow(still, 80, reader=KnowingReader(still, tremble=1.0))
+    nose = np.array([run.of(0)[i].alignment[2] for i in range(10, 70)])
+    assert np.diff(nose, axis=0).std() < 0.3 * math.sqrt(2.0)
+
+
+def test_two_runs_agree_to_the_bit(reader: FaceReader) -> None:
+    a, b = (follow(nodding, 10, reader=reader, draws=True) for _ in range(2))
+    for i in range(10):
+        np.testing.assert_array_equal(a.of(0)[i].mesh, b.of(0)[i].mesh)
+        np.testing.assert_array_equal(a.of(0)[i].coefficients, b.of(0)[i].coefficients)
+
+
+def test_memory_does_not_grow_with_the_clip() -> None:
+    def coming_and_going(index: int) -> list[Head]:
+        return [Head(index // 60, 80, 80)] if index % 60 < 35 else []
+
+    tracker = MeshTracker(TrackOptions(), KnowingReader(coming_and_going), (SIZE, SIZE))
+    frame = picture([], 0)
+    for index in range(2400):
+        tracker.update(replace(frame, index=index), lambda seen: detections(coming_and_going(seen.index)))
+    assert len(tracker._people) <= 3
+    assert len(tracker._gallery) <= 32
+    assert all(len(person.indices) < 60 for person in tracker._people)
+    assert len(tracker._waiting) == TrackOptions().lookahead
+
+
+def _mesh(mesh: NDArray[np.float32] | None) -> NDArray[np.float32]:
+    assert mesh is not None
+    return mesh
