@@ -107,7 +107,7 @@ def test_tracks_of_five_points_come_back_too(tmp_path: Path) -> None:
 
 
 @given(st.lists(st.floats(width=32, allow_nan=False, allow_infinity=False), min_size=4, max_size=4))
-@settings(max_examples=200, deadline=None)
+@settings(max_examples=60, deadline=None)
 def test_decimals_read_back_as_the_same_float32(values: list[float]) -> None:
     array = np.array(values, np.float32)
     np.testing.assert_array_equal(np.array(json.loads(json.dumps(_decimals(array))), np.float32), array)

@@ -110,7 +110,7 @@ def test_a_line_is_broken_where_frames_are_missing() -> None:
     def ink(frames: list[int]) -> int:
         curve = Curve("x", np.array(frames), np.full(len(frames), 0.25))
         picture = draw_panels([[Panel("", (curve,), 0.0, 1.0)]], 100)
-        return int((picture == (40, 60, 200)).all(-1).sum())
+        return int((np.abs(picture.astype(int) - (40, 60, 200)).max(-1) < 80).sum())
 
     whole, broken = ink(list(range(100))), ink([*range(30), *range(70, 100)])
     assert 0.5 * whole < broken < 0.7 * whole

@@ -570,7 +570,7 @@ def make_clips(
         scenes: names out of :data:`SCENES`.
         level: a name out of :data:`LEVELS`.
         num_frames: of each clip, 12 or more.
-        first_face: number of the first face that acts; each scene takes the next ones.
+        first_face: number of the first face that acts; each scene, asked for or not, takes the next ones.
         expressions: let the expression wander along the generator's style too (a second per person).
         progress: told the name of each clip that was made.
 
@@ -582,12 +582,16 @@ def make_clips(
         raise ConfigError(f"unknown scene or level {unknown or level!r}; known: {', '.join([*SCENES, *LEVELS])}")
     if num_frames < 12:
         raise ConfigError(f"a clip has 12 frames or more, got {num_frames}")
-    names, number = [], first_face
-    for index, key in enumerate(scenes):
+    names = []
+    first = {}  # a scene's people and motion depend on its name alone, not on what else is asked for
+    number = first_face
+    for index, key in enumerate(SCENES):
         scene = SCENES[key](num_frames, np.random.default_rng([first_face, index, 23]))
-        name = f"{key}_{level}_{num_frames}"
-        numbers = range(number, number + scene.num_people)
+        first[key] = index, scene, range(number, number + scene.num_people)
         number += scene.num_people
+    for key in scenes:
+        index, scene, numbers = first[key]
+        name = f"{key}_{level}_{num_frames}" + (f"_{first_face}" if first_face else "")
         names.append(name)
         if not all((folder / f"{name}{end}").is_file() for end in (".mkv", "_clean.mkv", ".json")):
             people = load_puppets(faces, numbers, expressions=expressions)
