@@ -14,7 +14,7 @@ from pathlib import Path
 import cv2
 import numpy as np
 import torch
-from quality_compact import real_faces, to_bytes
+from quality import degrade_faces, real_faces, to_bytes, to_image
 from torch import Tensor
 
 from vidrestore.restoration.compact import COMPACT_SIZE, CompactNet, load_compact
@@ -57,17 +57,15 @@ def main() -> None:
             one = HeldOut.make([paths[number]], size=COMPACT_SIZE, seed=number)
             columns.append(column(one.degraded[level][0], one.clean[0], network))
     write(arguments.folder / "compact_heldout.png", columns)
-    real = real_faces()
-    if real is None:
+    real, _ = real_faces(COMPACT_SIZE)
+    if not real:
         return
-    held_out = real[0]
-    count = len(held_out.clean)
-    chosen = [(0, "medium"), (0, "heavy"), (count // 2, "medium"), (count // 2, "heavy"), (count - 1, "medium")]
-    chosen.append((count - 1, "heavy"))
-    write(
-        arguments.folder / "compact_real.png",
-        [column(held_out.degraded[level][i], held_out.clean[i], network) for i, level in chosen],
-    )
+    faces = degrade_faces(real, ("medium", "heavy"))
+    columns = []
+    for i in (0, len(real) // 2, len(real) - 1):
+        for level in ("medium", "heavy"):
+            columns.append(column(to_image(faces.degraded[level][i]), to_image(real[i]), network))
+    write(arguments.folder / "compact_real.png", columns)
 
 
 if __name__ == "__main__":

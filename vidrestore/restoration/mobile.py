@@ -234,6 +234,15 @@ class MobileNet(nn.Module):
         levels = self.trunk.encode(small)
         for i, change in enumerate(self.prior(small, render, coefficients)):
             levels[-1 - i] = levels[-1 - i] + (1.0 - w).view(-1, 1, 1, 1) * change
+        return self._finish(image, small, levels)
+
+    def without_prior(self, image: Tensor) -> Tensor:
+        """What :meth:`forward` gives where w is 1, for a third of its arithmetic."""
+        small = functional.avg_pool2d(image, image.shape[-1] // _TRUNK)
+        return self._finish(image, small, self.trunk.encode(small))
+
+    def _finish(self, image: Tensor, small: Tensor, levels: list[Tensor]) -> Tensor:
+        """From the trunk's levels to the picture, at its own size."""
         x = self.trunk.decode(levels)
         restored = self.trunk.change(small, x)
         if image.shape[-1] == _TRUNK:

@@ -6,6 +6,8 @@ are looked at by the regressor.
 
 from __future__ import annotations
 
+from collections.abc import Callable
+
 import torch
 from torch import Tensor
 
@@ -54,18 +56,21 @@ class MobileRestorer:
 
     def restore(self, images: Tensor, context: CropContext | None = None) -> Tensor:
         """(B, 3, 512, 512) restored RGB of (B, 3, 512, 512) in [-1, 1]; w and the 3D faces are the context's."""
-        coefficients = self._coefficients(images, context)
-        render = self._prior.picture(coefficients, PRIOR_SIZE)
         if context is None:
             w = torch.full((len(images),), self.w, device=images.device)
         else:
             w = torch.from_numpy(context.w).to(images)
+        images = images.contiguous(memory_format=torch.channels_last)
+        if context is not None and bool((context.w == 1.0).all()):
+            return self._under_autocast(self._network.without_prior, images)
+        coefficients = self._coefficients(images, context)
+        render = self._prior.picture(coefficients, PRIOR_SIZE)
+        return self._under_autocast(self._network, images, render, coefficients, w)
+
+    def _under_autocast(self, run: Callable[..., Tensor], *inputs: Tensor) -> Tensor:
         autocast = self._precision != torch.float32
         with torch.autocast(self.device.type, dtype=self._precision if autocast else torch.bfloat16, enabled=autocast):
-            restored: Tensor = self._network(
-                images.contiguous(memory_format=torch.channels_last), render, coefficients, w
-            )
-        return restored.float()
+            return run(*inputs).float()
 
     def _coefficients(self, images: Tensor, context: CropContext | None) -> Tensor:
         """(B, 257): the tracks' own, and the regressor's for those that have none."""

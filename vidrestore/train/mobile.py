@@ -32,7 +32,13 @@ from vidrestore.restoration.mobile import PRIOR_SIZE, MobileDims, MobileNet, loa
 from vidrestore.train.data import HeldOut, list_images, split_held_out
 from vidrestore.train.gan import hinge_critic, hinge_fooling
 from vidrestore.train.generator import load_generator, mean_style, styles_of
-from vidrestore.train.losses import absolute_error, laplacian_error, perceptual_error, sample_weights
+from vidrestore.train.losses import (
+    absolute_error,
+    damage_share,
+    laplacian_error,
+    perceptual_error,
+    sample_weights,
+)
 from vidrestore.train.meshes import PointCache, SampleSource
 from vidrestore.train.run import (
     Clock,
@@ -103,6 +109,9 @@ class Phase:
     batch: int = 8
     only_style: bool = False
     """Only the encoder and the latent learn, and only from ``style``."""
+    learns: tuple[str, ...] = ()
+    """First words of the names of the parameters that learn: ``["fine"]`` is the finest octave alone, for which the
+    prior is not run. Empty: all, the generator's own excepted."""
     learns_generator: bool = False
     """The generator's own parameters learn too."""
     style: float = 0.02
@@ -254,20 +263,22 @@ class _MobileTraining:
     def step(self, clock: Clock) -> dict[str, float]:
         o = self.config.optimiser
         phase = next(p for p in self.config.phase if clock.share < p.until)
-        for parameter in self._generator_parameters():
-            parameter.requires_grad_(phase.learns_generator)
+        self._choose_what_learns(phase)
         rate = warmed_up(cosine_rate(clock.share, o.learning_rate, o.final_rate), clock.step, o.warmup_steps)
         for group in self.optimiser.param_groups:
             group["lr"] = rate * group["share"]
         rng = rng_at(clock.options.seed, 6, clock.step)
         batch = {k: v.to(self.config.run.device) for k, v in self.source.batch(clock, phase.batch).items()}
         degraded, clean, faces = batch["degraded"], batch["clean"], batch["face"]
-        coefficients = self.prior.coefficients(degraded).clone()
-        render = self.prior.picture(coefficients, PRIOR_SIZE).clone()
-        if phase.only_style:
-            terms, loss = self._style_terms(phase, degraded, render, coefficients, faces)
+        if phase.learns == ("fine",):
+            terms, loss = self._picture_terms(phase, degraded, clean, self.network.without_prior(degraded), rng)
         else:
-            terms, loss = self._terms(phase, clock, degraded, clean, render, coefficients, faces, rng)
+            coefficients = self.prior.coefficients(degraded).clone()
+            render = self.prior.picture(coefficients, PRIOR_SIZE).clone()
+            if phase.only_style:
+                terms, loss = self._style_terms(phase, degraded, render, coefficients, faces)
+            else:
+                terms, loss = self._terms(phase, degraded, clean, render, coefficients, faces, rng)
         learning = [p for p in self.network.parameters() if p.requires_grad]
         length = descend(loss, self.optimiser, learning, clip=o.clip, step=clock.step, what=terms)
         clock.samples += len(clean)
@@ -277,6 +288,12 @@ class _MobileTraining:
             "gradient": length,
             "rate": rate,
         }
+
+    def _choose_what_learns(self, phase: Phase) -> None:
+        generator = {id(p) for p in self._generator_parameters()}
+        for name, parameter in self.network.named_parameters():
+            is_asked = not phase.learns or name.startswith(phase.learns)
+            parameter.requires_grad_(is_asked and (phase.learns_generator or id(parameter) not in generator))
 
     def _style_terms(
         self, phase: Phase, degraded: Tensor, render: Tensor, coefficients: Tensor, faces: Tensor
@@ -292,7 +309,6 @@ class _MobileTraining:
     def _terms(
         self,
         phase: Phase,
-        clock: Clock,
         degraded: Tensor,
         clean: Tensor,
         render: Tensor,
@@ -304,6 +320,15 @@ class _MobileTraining:
         draw = rng.random(len(clean))
         w = torch.from_numpy(np.where(draw < 0.6, 0.0, np.where(draw < 0.8, 1.0, rng.random(len(clean))))).float()
         restored = self.network(degraded, render, coefficients, w.to(degraded.device))
+        terms, loss = self._picture_terms(phase, degraded, clean, restored, rng)
+        if phase.style > 0.0 and self.styles is not None:
+            style = self._style_error(self.network.look(_small(degraded), render, coefficients)[2], faces)
+            terms, loss = terms | {"style": style}, loss + phase.style * style
+        return terms, loss
+
+    def _picture_terms(
+        self, phase: Phase, degraded: Tensor, clean: Tensor, restored: Tensor, rng: np.random.Generator
+    ) -> tuple[dict[str, Tensor], Tensor]:
         before = absolute_error(degraded, clean, softness=phase.softness)
         weights = sample_weights(before)
         terms = {
@@ -313,9 +338,7 @@ class _MobileTraining:
         if phase.perceptual > 0.0 and self.metric is not None:
             y, x = rng.integers(0, restored.shape[-1] - phase.window + 1, 2)
             distance = perceptual_error(self.metric, restored, clean, corner=(int(y), int(x)), side=phase.window)
-            terms["perceptual"] = (weights * distance).mean()
-        if phase.style > 0.0 and self.styles is not None:
-            terms["style"] = self._style_error(self.network.look(_small(degraded), render, coefficients)[2], faces)
+            terms["perceptual"] = (damage_share(before) * distance).mean()
         if phase.adversarial > 0.0:
             self._teach_critic(phase, clean, restored.detach())
             terms["adversarial"] = hinge_fooling(self.critic(restored))
