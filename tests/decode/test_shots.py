@@ -1,4 +1,4 @@
-"""Cuts stand out; flashes, shakes, grain, fades and pans do not."""
+"""Cuts and dissolves stand out; flashes, shakes, grain, fades of one picture, zooms and pans do not."""
 
 from __future__ import annotations
 
@@ -132,3 +132,75 @@ def test_the_first_frame_begins_no_new_shot_and_a_higher_threshold_finds_less() 
     pictures = still(scene(1), 5) + still(scene(101), 5)
     assert cuts(pictures[:1]) == []
     assert cuts(pictures, threshold=1.0) == []
+
+
+def dissolve(before: Luma, after: Luma, num_frames: int) -> list[Luma]:
+    return [before + (after - before) * s for s in np.linspace(0, 1, num_frames + 2)[1:-1]]
+
+
+def talking(picture: Luma, count: int, seed: int) -> list[Luma]:
+    """A still picture in the middle of which something moves a little, with grain."""
+    rng, out = np.random.default_rng(seed), []
+    for i in range(count):
+        moved = picture.copy()
+        dx = round(4 * np.sin(0.7 * i))
+        moved[30:90, 50:110] = np.roll(picture, dx, axis=1)[30:90, 50:110]
+        out.append(moved + rng.normal(0, 2, picture.shape))
+    return out
+
+
+@pytest.mark.parametrize("num_frames", [5, 8, 12, 25, 50])
+@pytest.mark.parametrize("seed", [0, 1])
+def test_a_dissolve_is_one_boundary_in_its_course(seed: int, num_frames: int) -> None:
+    first, second = scene(seed), scene(300 + seed)
+    found = cuts(still(first, 20) + dissolve(first, second, num_frames) + still(second, 60))
+    assert len(found) == 1
+    assert 20 + 0.3 * num_frames <= found[0] <= 20 + num_frames  # late where both are alike in light and dark
+
+
+@pytest.mark.parametrize("seed", range(3))
+def test_a_dissolve_between_moving_pictures_is_found(seed: int) -> None:
+    first, second = talking(scene(seed), 60, seed), talking(scene(300 + seed), 60, seed + 1)
+    mixed = [a + (b - a) * s for a, b, s in zip(first[30:50], second[:20], np.linspace(0, 1, 20), strict=True)]
+    found = cuts([*first[:30], *mixed, *second[20:]])
+    assert len(found) == 1
+    assert 34 <= found[0] <= 50
+
+
+@pytest.mark.parametrize("level", [16.0, 235.0, 90.0])
+@pytest.mark.parametrize("num_frames", [6, 12, 25])
+def test_a_fade_through_a_plain_picture_to_another_scene_begins_a_shot_there(num_frames: int, level: float) -> None:
+    first, second, steps = scene(6), scene(61), np.linspace(1, 0, num_frames)
+    out = [level + (first - level) * s for s in steps]
+    back = [level + (second - level) * s for s in steps[::-1]]
+    plain = still(np.full_like(first, level), 5, grain=0.5)
+    found = cuts(still(first, 10) + out + plain + back + still(second, 20))
+    assert 1 <= len(found) <= (2 if num_frames < 12 else 1)  # a fast one has two ends
+    at = found[-1] - (10 + num_frames)
+    assert 0 <= at <= 5 + 0.5 * num_frames  # in the plain picture, or while little of the next one is seen
+
+
+@pytest.mark.parametrize("rate", [0.003, 0.01, 0.03])
+def test_zooms_are_no_cuts(rate: float) -> None:
+    wide, frames = scene(9, 480, 640), []
+    for i in range(60):
+        height, width = round(480 / (1 + rate) ** i), round(640 / (1 + rate) ** i)
+        top, left = (480 - height) // 2, (640 - width) // 2
+        rows = (top + (np.arange(120) + 0.5) * height / 120).astype(int)
+        columns = (left + (np.arange(160) + 0.5) * width / 160).astype(int)
+        frames.append(wide[rows][:, columns])
+    assert cuts(frames) == []
+
+
+@pytest.mark.parametrize("pixels_a_frame", [0.5, 1, 3, 8])
+@pytest.mark.parametrize("seed", range(2))
+def test_pans_of_every_speed_are_no_cuts(seed: int, pixels_a_frame: float) -> None:
+    wide = scene(20 + seed, 120, 800)
+    assert cuts([wide[:, round(i * pixels_a_frame) :][:, :160] for i in range(75)]) == []
+
+
+@pytest.mark.parametrize("seed", range(4))
+def test_light_that_comes_slowly_from_one_side_is_no_cut(seed: int) -> None:
+    picture, side = scene(seed), np.linspace(0, 70, 160)
+    frames = [np.clip(picture + side * s, 0, 255) for s in np.linspace(0, 1, 40)]
+    assert cuts(still(picture, 10) + frames + still(frames[-1], 10)) == []
