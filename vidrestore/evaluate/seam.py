@@ -40,7 +40,8 @@ def seam_score(
     if a.shape != b.shape or a.shape != mask.shape:
         raise ValueError(f"restored {a.shape}, source {b.shape} and mask {mask.shape} must have one size")
     soft = cv2.GaussianBlur(np.asarray(mask, np.float32), (0, 0), 1.0)
-    down = cv2.Sobel(soft, cv2.CV_32F, 0, 1), cv2.Sobel(soft, cv2.CV_32F, 1, 0)
+    slopes = (cv2.Sobel(soft, cv2.CV_32F, 0, 1), cv2.Sobel(soft, cv2.CV_32F, 1, 0))
+    down = np.asarray(slopes[0], np.float32), np.asarray(slopes[1], np.float32)
     worst = float("nan")
     for level in levels:
         sums = np.zeros(2)
@@ -56,7 +57,7 @@ def seam_score(
 
 def _lines(inside: NDArray[np.bool_]) -> list[NDArray[np.intp]]:
     found, _ = cv2.findContours(inside.astype(np.uint8), cv2.RETR_LIST, cv2.CHAIN_APPROX_NONE)
-    return [line[:, 0] for line in found if len(line) >= 4 * _ALONG]
+    return [np.asarray(line[:, 0], np.intp) for line in found if len(line) >= 4 * _ALONG]
 
 
 def _jump(

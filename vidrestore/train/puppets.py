@@ -59,6 +59,7 @@ _OVAL = (
 )
 """The outline of FaceMesh's topology, clockwise from the top of the forehead."""
 _RINGS = ((1.22, 0.6), (1.75, 0.0))  # around the outline: how far out, and what share of its motion they have
+_FAR = 300.0 * SIDE  # where the face is looked at from: so far that the picture is carried over a triangle evenly
 _JAW_RAD = 0.30  # a mouth wide open
 _LOWER = {
     1.0: (
@@ -257,7 +258,7 @@ def _with_rings(before: Array, after: Array) -> tuple[Array, Array, Array, NDArr
         i, o = np.roll(inner, -1), np.roll(outer, -1)
         strips += [np.stack([inner, outer, i], 1), np.stack([i, outer, o], 1)]
         inner = outer
-    return np.concatenate(old), np.concatenate(new), np.concatenate(depth) + 10.0 * SIDE, np.concatenate(strips)
+    return np.concatenate(old), np.concatenate(new), np.concatenate(depth) + _FAR, np.concatenate(strips)
 
 
 def _with_gap(picture: NDArray[np.float32], after: Array, mouth: float, before: Array) -> NDArray[np.float32]:
