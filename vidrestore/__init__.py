@@ -31,6 +31,7 @@ if TYPE_CHECKING:
         WeightsError,
     )
     from vidrestore.inspection import ProbeReport, probe
+    from vidrestore.overview import Overview, look_over
     from vidrestore.picture import frame_from_rgb, info_of_frames, rgb_from_frame
     from vidrestore.pipeline import (
         Progress,
@@ -39,7 +40,9 @@ if TYPE_CHECKING:
         RestoreResult,
         restore,
         restore_frames,
+        track_frames,
     )
+    from vidrestore.sidecar import Sidecar
     from vidrestore.types import Frame, StreamInfo, Track
 
 __all__ = [
@@ -50,12 +53,14 @@ __all__ = [
     "Frame",
     "KernelError",
     "MediaError",
+    "Overview",
     "ProbeReport",
     "Progress",
     "RestoreConfig",
     "RestoreResult",
     "RestoredFrame",
     "RestoredVideo",
+    "Sidecar",
     "StreamInfo",
     "Track",
     "VidrestoreError",
@@ -63,11 +68,13 @@ __all__ = [
     "frame_from_rgb",
     "info_of_frames",
     "load_config",
+    "look_over",
     "preset_names",
     "probe",
     "restore",
     "restore_frames",
     "rgb_from_frame",
+    "track_frames",
 ]
 
 _HOMES = {
@@ -90,8 +97,11 @@ _HOMES = {
         "RestoredVideo",
         "restore",
         "restore_frames",
+        "track_frames",
     ),
     "vidrestore.inspection": ("ProbeReport", "probe"),
+    "vidrestore.overview": ("Overview", "look_over"),
+    "vidrestore.sidecar": ("Sidecar",),
     "vidrestore.types": ("Frame", "StreamInfo", "Track"),
 }
 _HOME_OF = {name: home for home, names in _HOMES.items() for name in names}
