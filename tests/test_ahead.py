@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import threading
 import time
-from collections.abc import Generator
+from collections.abc import Generator, Iterable
 
 import pytest
 
@@ -90,3 +90,28 @@ def test_times_tell_who_waited_for_whom() -> None:
     list(items)
     assert items.stage_time().busy_s >= 0.1
     assert items.waited_s >= 0.05
+
+
+def paced(source: Iterable[int], seconds: float) -> Generator[int, None, None]:
+    for item in source:
+        time.sleep(seconds)
+        yield item
+
+
+@pytest.mark.parametrize("slow", ["first", "second", "taker"])
+def test_busy_starved_and_blocked_are_told_apart(slow: str) -> None:
+    pace = {name: 0.03 if name == slow else 0.0 for name in ("first", "second", "taker")}
+    begin = time.perf_counter()
+    first = Ahead(paced(range(20), pace["first"]), 1, "first")
+    second = Ahead(paced(first, pace["second"]), 1, "second")
+    list(paced(second, pace["taker"]))
+    wall_s = time.perf_counter() - begin
+    one, two = first.stage_time(), second.stage_time(first)
+    told = {
+        "first": (one.busy_s, two.starved_s, second.waited_s),
+        "second": (one.blocked_s, two.busy_s, second.waited_s),
+        "taker": (one.blocked_s, two.blocked_s),
+    }[slow]
+    assert min(told) > 0.6 * 20 * 0.03, "what waits for the slow one, and the slow one itself"
+    for time_of in (one, two):
+        assert time_of.busy_s + time_of.starved_s + time_of.blocked_s <= wall_s + 0.05

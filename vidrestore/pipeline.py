@@ -7,7 +7,6 @@ the queues, the tracker's look-ahead and one batch have room for.
 from __future__ import annotations
 
 import os
-import threading
 import time
 from collections.abc import Callable, Generator, Iterable, Iterator
 from contextlib import closing, nullcontext
@@ -41,7 +40,7 @@ from vidrestore.tasks import Task
 from vidrestore.threads import RunThreads
 from vidrestore.track.rules import FaceRules
 from vidrestore.track.tracker import make_tracker
-from vidrestore.types import Frame, StageTime, StreamInfo, Track, TrackedFrame
+from vidrestore.types import Frame, PixelFormat, StageTime, StreamInfo, Track, TrackedFrame
 
 __all__ = [
     "Progress",
@@ -245,7 +244,6 @@ class RestoredVideo:
         self._reader = VideoReader(path, config.decode)
         self._task = task = task or Task()
         self._stages: list[Ahead[Any]] = []
-        self._warming: threading.Thread | None = None
         self._threads = RunThreads(config.restore.threads, config.detect.threads)
         try:
             self._threads.__enter__()
@@ -297,17 +295,13 @@ class RestoredVideo:
     def __iter__(self) -> Iterator[RestoredFrame]:
         if self._stages:
             raise ValueError("a RestoredVideo can be iterated once; open the file again")
-        if isinstance(self._engine, HostEngine):  # beside the decoding and finding of the first frames' faces
-            self._warming = threading.Thread(
-                target=warm_up, args=(self.info.format,), name="vidrestore-warm-up", daemon=True
-            )
-            self._warming.start()
         decoded = Ahead(_closing(self._reader.decode()), QUEUE_FRAMES, "decode")
         self._stages.append(decoded)  # one by one, so that close() finds each thread that was started
         frames = self._task.frames(decoded)
         tracked = Ahead(self._tracked(frames), QUEUE_FRAMES, "track")
         self._stages.append(tracked)
-        restored = Ahead(_restored(tracked, self._engine), QUEUE_FRAMES, "restore", self._check)
+        warmed = _warmed(_restored(tracked, self._engine), self._engine, self.info.format)
+        restored = Ahead(warmed, QUEUE_FRAMES, "restore", self._check)
         self._stages.append(restored)
         yield from restored
 
@@ -326,8 +320,6 @@ class RestoredVideo:
         """Stops all threads, last stage first, and closes the file."""
         for stage in reversed(self._stages):
             stage.close()
-        if self._warming is not None:
-            self._warming.join()
         self._threads.close()
         self._task.close()
         self._reader.close()
@@ -463,6 +455,15 @@ def _tracked(
 def _restored(tracked: Iterable[TrackedFrame], engine: Engine) -> Generator[RestoredFrame, None, None]:
     for done in engine.run(_batches(tracked, engine)):
         yield RestoredFrame(done.frame, done.tracked.tracks, done.num_restored)
+
+
+def _warmed(
+    restored: Generator[RestoredFrame, None, None], engine: Engine, pixel_format: PixelFormat
+) -> Generator[RestoredFrame, None, None]:
+    """The same; the kernels are compiled or loaded while the first frames are decoded and looked at."""
+    if isinstance(engine, HostEngine):
+        warm_up(pixel_format)
+    yield from restored
 
 
 def _batches(tracked: Iterable[TrackedFrame], engine: Engine) -> Generator[list[TrackedFrame], None, None]:
