@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+from dataclasses import replace
 from fractions import Fraction
 from pathlib import Path
 
@@ -7,6 +8,7 @@ import cv2
 import numpy as np
 import pytest
 from numpy.typing import NDArray
+from turned_heads import head
 
 from vidrestore.blend import Compositor
 from vidrestore.blend.compositor import damp_colour, guard_colour
@@ -139,6 +141,39 @@ def test_an_invented_face_over_a_hand_is_held_back() -> None:
     )
     assert held.planes[0][place] == frame.planes[0][place]
     assert shown.planes[0][place] > frame.planes[0][place] + 60
+
+
+def test_a_hand_that_wavers_at_the_limit_does_not_flicker() -> None:
+    first = textured(YUV420)
+    shown: dict[int, list[int]] = {0: [], 8: []}
+    place = np.s_[120 - 64 + 92, 160 - 64 + 64]
+    for frames, values in shown.items():
+        compositor = Compositor(BlendOptions(occluder_frames=frames), colour_guard=0.0)
+        for index in range(12):
+            frame = replace(first, index=index)
+            crop = crop_of(frame, similarity(160, 120, 1.0, 0.0))
+            image = crop.image.copy()
+            image[:, 80:104, 50:78] += 0.75 if index % 2 else 0.35
+            out = compositor.composite(frame, [Restoration(crop, np.clip(image, -1, 1))])
+            values.append(int(out.planes[0][place]) - int(frame.planes[0][place]))
+    steps = {frames: np.abs(np.diff(values[1:])).max() for frames, values in shown.items()}
+    assert steps[0] > 25
+    assert steps[8] < steps[0] / 3
+
+
+def test_the_mesh_decides_where_a_face_changes() -> None:
+    frame = textured(YUV420)
+    plain = crop_of(frame, similarity(160, 120, 1.0, 0.0))
+    turned = replace(plain, mesh=head(55.0, 0.0, SIZE))
+    changed = []
+    for crop, options in ((turned, BlendOptions()), (turned, BlendOptions(mask="ellipse")), (plain, BlendOptions())):
+        out = Compositor(options).composite(frame, [sharpened(crop)])
+        changed.append(out.planes[0] != frame.planes[0])
+    np.testing.assert_array_equal(changed[1], changed[2])
+    right = int(head(55.0, 0.0, SIZE)[:, 0].max()) + 160 - SIZE // 2
+    beside = np.s_[100:140, right + round(0.1 * SIZE) :]  # right of the nose's tip
+    assert not changed[0][beside].any()
+    assert changed[1][beside].any()
 
 
 def test_hdr_changes_have_the_direction_of_the_restoration() -> None:

@@ -1,13 +1,16 @@
 from __future__ import annotations
 
+from dataclasses import replace
 from fractions import Fraction
 
 import numpy as np
 import pytest
 import torch
 from numpy.typing import NDArray
+from turned_heads import head
 
 from vidrestore.blend.compositor import Compositor
+from vidrestore.blend.occluders import CropPlace
 from vidrestore.blend.resident import ResidentBlend
 from vidrestore.config import BlendOptions
 from vidrestore.kernels import signal_delta
@@ -60,6 +63,48 @@ def test_masks_and_differences_are_those_of_the_compositor(
         np.testing.assert_allclose(change.masks[i].numpy(), mask, atol=2e-5)
         np.testing.assert_allclose(change.deltas[i].numpy(), delta, atol=2e-4 if pixel_format is PQ else 5e-5)
     assert change.usable.tolist() == [1, 1]
+
+
+@pytest.mark.parametrize("size", [64, 128, 256])
+@pytest.mark.parametrize("feather", [0.05, 0.12])
+def test_meshes_and_what_covered_them_are_those_of_the_compositor(size: int, feather: float) -> None:
+    options = BlendOptions(feather=feather, occluder_frames=4)
+    frame = frame_of(SDR)
+    inside = np.array([[size / 200, 0, -size / 4], [0, size / 200, -size / 5]])
+    cut = np.array([[size / 200, 0, size / 3], [0, size / 200, -size / 5]])
+    host, device = Compositor(options), ResidentBlend(options)
+    covered, free = pair(size, 0), (pair(size, 1)[0], pair(size, 1)[0] + np.float32(0.02))
+    # two persons in each of three frames, one of them without a mesh; the first frame's cover is gone in the second
+    for index, (a, b) in enumerate([covered, free, free]):
+        maps = np.stack([inside, cut, inside])
+        meshes = [head(40.0, 5.0, size), head(0.0, 0.0, size), None]
+        now = replace(frame, index=index)
+        degraded, restored = (torch.from_numpy(np.stack([x] * 3)) for x in (a, b))
+        places = [CropPlace(track_id, 0, index) for track_id in range(3)]
+        change = device.change(degraded, restored, maps, (300, 400), SDR, meshes=meshes, places=places)
+        for i in range(3):
+            restoration = Restoration(Crop(i, index, a, maps[i], mesh=meshes[i]), b)
+            delta, mask = on_host(host, now, restoration)
+            np.testing.assert_allclose(change.masks[i].numpy(), mask, atol=2e-5)
+            np.testing.assert_allclose(change.deltas[i].numpy(), delta, atol=5e-5)
+            assert mask.max() > 0.2
+            if index == 1:  # a quarter came back
+                assert mask[size // 3 - size // 16, size // 3 - size // 16] < 0.3
+
+
+def test_frames_of_one_track_in_one_batch_are_held_one_after_the_other() -> None:
+    options = BlendOptions(occluder_frames=4)
+    covered, free = pair(64, 0), (pair(64, 1)[0], pair(64, 1)[0] + np.float32(0.02))
+    degraded, restored = (torch.from_numpy(np.stack([covered[i], free[i], free[i]])) for i in (0, 1))
+    maps = np.tile(np.array([[0.3, 0, -20], [0, 0.3, -20.0]]), (3, 1, 1))
+    places = [CropPlace(0, 0, i) for i in range(3)]
+    together = ResidentBlend(options).change(degraded, restored, maps, (300, 400), SDR, places=places)
+    blend = ResidentBlend(options)
+    for i in range(3):
+        one = np.s_[i : i + 1]
+        alone = blend.change(degraded[one], restored[one], maps[one], (300, 400), SDR, places=places[one])
+        torch.testing.assert_close(alone.masks[0], together.masks[i], atol=1e-6, rtol=0)
+    assert together.masks[1].mean() < together.masks[2].mean()
 
 
 def test_a_crop_that_is_not_finite_is_marked_and_harms_no_other() -> None:
