@@ -15,6 +15,7 @@ they are encoded.
     mouth, lids share of the source's motion that the restored one has (slope on the clean pixels, restored over
                 source); Q3: mouth 95 %
     lag         of the mouth's pixels behind the clean ones, frames
+    mesh_...    the same for the openings of the tracked 3D face against the true ones
     seam        jump of the gradient where the change ends, restored over source; Q4: at most 1.1
     switches    of ids; false: faces where none is, counted once a frame
     looks       of the detector per frame; matched: its boxes, on every frame, that tracks cover at IoU 0.7; P6: 99 %
@@ -45,7 +46,7 @@ from vidrestore.decode.reader import VideoReader
 from vidrestore.detect.detector import Detector
 from vidrestore.detect.yunet import YuNet
 from vidrestore.evaluate.flicker import flicker_of_frames
-from vidrestore.evaluate.motion import gain, jitter, lag_frames
+from vidrestore.evaluate.motion import gain, jitter, lag_frames, openings
 from vidrestore.evaluate.seam import seam_score
 from vidrestore.evaluate.texture import Unwrapping
 from vidrestore.evaluate.tracking import boxes_matched, score_tracks
@@ -318,6 +319,26 @@ def motion(clip: Clip, done: Run, people: list[list[TrueFace | None]], flat: Unw
     }
 
 
+def tracked_motion(clip: Clip, done: Run, people: list[list[TrueFace | None]]) -> dict[str, float]:
+    """Openings of the tracked 3D faces on the true ones: slope for mouth and lids, and the mouth's lag."""
+    found: dict[str, list[tuple[float, float]]] = {"mesh_mouth": [], "mesh_lids": [], "mesh_lag": []}
+    for faces in people if clip.truth is not None else []:
+        under = [track_under(f, t) if f is not None else None for f, t in zip(faces, done.tracks, strict=True)]
+        known = [f if t is not None and t.mesh is not None else None for f, t in zip(faces, under, strict=True)]
+        for piece in pieces(known, 14):
+            mine = openings(np.stack([track.mesh for i in piece if (track := under[i]) and track.mesh is not None]))
+            true = openings(np.stack([face.points for i in piece if (face := faces[i])]))
+            if np.ptp(true.mouth) > 0.05:
+                found["mesh_mouth"].append((gain(mine.mouth, true.mouth), len(piece)))
+                found["mesh_lag"].append((lag_frames(mine.mouth, true.mouth, 5), len(piece)))
+            if np.ptp(true.lids) > 0.03:
+                found["mesh_lids"].append((gain(mine.lids, true.lids), len(piece)))
+    return {
+        name: float(np.average([v for v, _ in values], weights=[n for _, n in values])) if values else math.nan
+        for name, values in found.items()
+    }
+
+
 def seams(clip: Clip, done: Run, step: int = 5) -> float:
     """Mean seam score over every fifth frame, along the line where the change ends."""
     scores = []
@@ -352,6 +373,7 @@ def figures(clip: Clip, done: Run, people: list[list[TrueFace | None]], flat: Un
         **excess(clip, done, people, flat),
         "jitter": trembling(clip, done, people),
         **motion(clip, done, people, flat),
+        **tracked_motion(clip, done, people),
         "seam": seams(clip, done),
         **following(clip, done),
         "seconds": done.seconds,
