@@ -153,12 +153,12 @@ def test_a_hand_that_wavers_at_the_limit_does_not_flicker() -> None:
             frame = replace(first, index=index)
             crop = crop_of(frame, similarity(160, 120, 1.0, 0.0))
             image = crop.image.copy()
-            image[:, 80:104, 50:78] += 0.75 if index % 2 else 0.35
+            image[:, 80:104, 50:78] += 0.4 if index % 2 else 0.12
             out = compositor.composite(frame, [Restoration(crop, np.clip(image, -1, 1))])
             values.append(int(out.planes[0][place]) - int(frame.planes[0][place]))
     steps = {frames: np.abs(np.diff(values[1:])).max() for frames, values in shown.items()}
-    assert steps[0] > 25
-    assert steps[8] < steps[0] / 3
+    assert steps[0] > 8
+    assert steps[8] <= steps[0] / 4
 
 
 def test_the_mesh_decides_where_a_face_changes() -> None:

@@ -87,10 +87,41 @@ def test_a_hand_that_was_painted_over_lowers_the_mask_there_alone(x: int, y: int
     mask = disagreement_mask(degraded, restored)
     assert mask[y, x] == 0.0
     far = np.hypot(*(np.indices(mask.shape) - np.array([y, x])[:, None, None])) > 40
-    assert mask[far].min() > 0.99
+    assert mask[far].min() > 0.9
+    assert mask[np.hypot(*(np.indices(mask.shape) - np.array([y, x])[:, None, None])) > 55].min() > 0.99
     assert np.abs(np.diff(mask, axis=0)).max() < 0.5
     assert mask.min() >= 0.0
     assert mask.max() <= 1.0
+
+
+def drawn_face(size: int = 128) -> np.ndarray:
+    """Skin with two dark eyes and a dark mouth, (3, S, S)."""
+    y, x = (np.indices((size, size)) + 0.5) / size
+    picture = np.full((size, size), 0.3)
+    for cx, cy, rx, ry in ((0.37, 0.47, 0.07, 0.035), (0.63, 0.47, 0.07, 0.035), (0.5, 0.72, 0.13, 0.03)):
+        picture -= 0.6 * (((x - cx) / rx) ** 2 + ((y - cy) / ry) ** 2 < 1.0)
+    return cv2.GaussianBlur(np.stack([picture] * 3, -1), (0, 0), size / 200).transpose(2, 0, 1).astype(np.float32)
+
+
+@pytest.mark.parametrize("blurred_by", [0.01, 0.02, 0.03])
+def test_eyes_and_mouth_made_sharp_are_no_disagreement(blurred_by: float) -> None:
+    sharp = drawn_face()
+    soft = cv2.GaussianBlur(sharp.transpose(1, 2, 0), (0, 0), blurred_by * 128).transpose(2, 0, 1)
+    noisy = soft + np.random.default_rng(0).normal(0, 0.1, soft.shape).astype(np.float32)
+    assert disagreement_mask(soft, sharp).min() > 0.99
+    assert disagreement_mask(noisy.astype(np.float32), sharp).min() > 0.9
+
+
+def test_a_mouth_drawn_through_fingers_of_the_same_tone_is_held_back() -> None:
+    face = drawn_face()
+    x = (np.arange(128) + 0.5) / 128
+    fingers = face.copy()
+    fingers[:, 80:, 32:96] = 0.3 - 0.25 * (np.abs(np.sin(np.pi * x * 10)) < 0.35)[32:96]  # dark gaps between them
+    mask = disagreement_mask(fingers, face)
+    mouth = np.s_[90:95, 52:76]
+    assert mask[mouth].max() < 0.2
+    assert mask[50:66].min() > 0.99  # the eyes stay
+    assert np.abs(cv2.GaussianBlur((face - fingers).mean(0), (0, 0), 128 / 20)).max() < 0.25  # by tone nothing is found
 
 
 def test_equal_pictures_agree_exactly() -> None:

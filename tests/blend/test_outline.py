@@ -54,7 +54,7 @@ def test_the_far_side_of_a_turned_head_does_not_spill(yaw: float) -> None:
         distance = np.arange(SIZE) - x[-1] if yaw > 0 else x[0] - np.arange(SIZE)
         # in the hollow under a nose in profile the nearest of the face is not beside it but above
         assert mask[y, distance > 0.05 * SIZE].max() < 0.2
-        assert not mask[y, distance > 0.1 * SIZE].any()
+        assert mask[y, distance > 0.1 * SIZE].max() < 1e-3
         spilled.append((float(mask[y, beyond].sum()), float(fixed[y, beyond].sum())))
     ours, ellipse = np.sum(spilled, 0)
     assert ours < 0.2 * ellipse

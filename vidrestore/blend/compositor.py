@@ -11,7 +11,7 @@ from dataclasses import replace
 import numpy as np
 from numpy.typing import NDArray
 
-from vidrestore.blend.mask import blur, border_mask, coarse_agreement, grow, shrink
+from vidrestore.blend.mask import LUMA, blur, border_mask, coarse_agreement, grow, shrink
 from vidrestore.blend.occluders import CropPlace, OccluderMemory
 from vidrestore.blend.outline import crop_outline
 from vidrestore.config import BlendOptions
@@ -20,7 +20,6 @@ from vidrestore.types import Frame, Restoration
 
 __all__ = ["Compositor", "damp_colour", "guard_colour"]
 
-LUMA = np.array([0.299, 0.587, 0.114], np.float32)  # Rec. 601, as everything that networks are trained on
 GUARD_SIGMA = 0.15  # of the side, one and a half eye widths: shading stays, a patch's colour does not pass
 
 

@@ -18,7 +18,7 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from vidrestore.blend import mask as masks
-from vidrestore.blend.compositor import GUARD_SIGMA, LUMA
+from vidrestore.blend.compositor import GUARD_SIGMA
 from vidrestore.blend.occluders import CropPlace, OccluderMemory
 from vidrestore.blend.outline import coarse_outline
 from vidrestore.config import BlendOptions
@@ -83,7 +83,7 @@ class ResidentBlend:
         difference = restored - degraded
         mask = self._base(crop_from_frame, frame_size, degraded, meshes or [None] * len(degraded))
         if self.lowers_disagreement:
-            mask = mask * self._agreement(difference, places)
+            mask = mask * self._agreement(degraded, difference, places)
         mask = mask.expand(len(degraded), -1, -1)
         if self.colour_guard > 0.0 or self.options.colour < 1.0:
             difference = _damp(difference, self.options.colour)
@@ -125,10 +125,10 @@ class ResidentBlend:
         drawn = iter(grown)
         return torch.stack([fixed[0] if mesh is None else next(drawn) for mesh in meshes])
 
-    def _agreement(self, difference: Tensor, places: Sequence[CropPlace] | None) -> Tensor:
+    def _agreement(self, degraded: Tensor, difference: Tensor, places: Sequence[CropPlace] | None) -> Tensor:
         """(B, S, S): where what came out is what went in, now and in the frames before."""
         size = difference.shape[-1]
-        share = _coarse_agreement(difference)
+        share = _coarse_agreement(degraded, difference)
         if places is not None:
             share = torch.stack([self._occluders.hold(place, part) for place, part in zip(places, share, strict=True)])
         return _both_axes(_growth(size, difference.device), share[:, None])[:, 0].clamp(0.0, 1.0)
@@ -148,7 +148,7 @@ def _guard(difference: Tensor, mask: Tensor, share: float) -> Tensor:
     return difference - share * _both_axes(_growth(size, difference.device), average)
 
 
-def _coarse_agreement(difference: Tensor) -> Tensor:
+def _coarse_agreement(degraded: Tensor, difference: Tensor) -> Tensor:
     """(B, s, s), as :func:`vidrestore.blend.mask.coarse_agreement`."""
     size, device = difference.shape[-1], difference.device
     coarse = _both_axes(_low_pass(size, masks.DISAGREEMENT_SIGMA, device), difference)
@@ -157,9 +157,31 @@ def _coarse_agreement(difference: Tensor) -> Tensor:
     median = (ordered[..., (ordered.shape[-1] - 1) // 2] + ordered[..., half]) / 2
     length = (coarse - median[..., None, None]).square().mean(1).sqrt()
     low, high = masks.DISAGREEMENT_LOW, masks.DISAGREEMENT_HIGH
-    t = ((high - length) / (high - low)).clamp(0.0, 1.0)
-    agreement: Tensor = t * t * (3.0 - 2.0 * t)
-    return agreement
+    tone = _smoothstep((high - length) / (high - low))
+    area = _area(size, device)
+    luma = torch.stack([torch.tensordot(x, _luma(device), ([1], [0])) for x in (degraded, difference)], 1)
+    return tone * (1.0 - _other_structure(_both_axes(area, luma)))
+
+
+def _other_structure(pair: Tensor) -> Tensor:
+    """(B, s, s) of (B, 2, s, s): luma of the degraded crops and of the differences."""
+    size, device = pair.shape[-1], pair.device
+    fine, wide, around = (
+        _gaussian(size, sigma, device) for sigma in (masks.BAND_FINE, masks.BAND_WIDE, masks.BAND_AROUND)
+    )
+    before, change = (_both_axes(fine, pair) - _both_axes(wide, pair)).unbind(1)
+    after = before + change
+    products = torch.stack([change * change, before * before, after * after, before * after], 1)
+    changed, before_power, after_power, common = _both_axes(around, products).unbind(1)
+    likeness = common / (before_power * after_power).clamp_min(1e-12).sqrt()
+    differs = _smoothstep((changed.sqrt() - masks.BAND_LOW) / (masks.BAND_HIGH - masks.BAND_LOW))
+    return differs * _smoothstep((masks.LIKE_HIGH - likeness) / (masks.LIKE_HIGH - masks.LIKE_LOW))
+
+
+def _smoothstep(x: Tensor) -> Tensor:
+    t = x.clamp(0.0, 1.0)
+    result: Tensor = t * t * (3.0 - 2.0 * t)
+    return result
 
 
 def _unmapped(rgb: Tensor, curve: Tensor) -> Tensor:
@@ -188,7 +210,7 @@ def _rim(size: int, device: torch.device) -> Tensor:
 
 @lru_cache(maxsize=8)
 def _luma(device: torch.device) -> Tensor:
-    return torch.from_numpy(LUMA).to(device)
+    return torch.from_numpy(masks.LUMA).to(device)
 
 
 @lru_cache(maxsize=8)
@@ -199,12 +221,26 @@ def _curve(pixel_format: PixelFormat, device: torch.device) -> Tensor:
 @lru_cache(maxsize=16)
 def _low_pass(size: int, sigma: float, device: torch.device) -> Tensor:
     """(s, S): area shrink to the coarse copy, then a Gaussian of ``sigma`` * s."""
+    area = _area(size, device)
+    return _gaussian(len(area), sigma, device) @ area
+
+
+@lru_cache(maxsize=16)
+def _area(size: int, device: torch.device) -> Tensor:
+    """(s, S): area shrink to the coarse copy."""
     coarse = min(size, masks.COARSE)
     shrink = cv2.resize(np.eye(size, dtype=np.float32), (size, coarse), interpolation=cv2.INTER_AREA)
-    width = sigma * coarse
+    return torch.from_numpy(shrink).to(device)
+
+
+@lru_cache(maxsize=64)
+def _gaussian(size: int, sigma: float, device: torch.device) -> Tensor:
+    """(s, s): a Gaussian of ``sigma`` * s, borders repeated."""
+    width = sigma * size
     length = round(width * 8 + 1) | 1  # what GaussianBlur takes for float pictures
     gaussian = cv2.getGaussianKernel(length, width, cv2.CV_32F)
-    blurred = cv2.sepFilter2D(shrink, -1, np.ones(1, np.float32), gaussian, borderType=cv2.BORDER_REPLICATE)
+    identity = np.eye(size, dtype=np.float32)
+    blurred = cv2.sepFilter2D(identity, -1, np.ones(1, np.float32), gaussian, borderType=cv2.BORDER_REPLICATE)
     return torch.from_numpy(blurred).to(device)
 
 
