@@ -280,7 +280,7 @@ def test_memory_does_not_grow_with_the_clip() -> None:
 
     tracker = MeshTracker(TrackOptions(), KnowingReader(coming_and_going), (SIZE, SIZE))
     frame = picture([], 0)
-    for index in range(2400):
+    for index in range(720):
         tracker.update(replace(frame, index=index), lambda seen: detections(coming_and_going(seen.index)))
     assert len(tracker._people) <= 3
     assert len(tracker._gallery) <= 32

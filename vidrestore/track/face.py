@@ -66,8 +66,8 @@ least squares over 255 generated faces of 512 px (numbers 128 to 387), of which 
 points give. Single points then differ by 0.024 to 0.035, of eyes that are 0.6 apart."""
 
 PITCH_AT_EASE = 0.197
-"""What the regressor reads, in radians, off a face that looks into the camera: the mean over the same faces. The mesh of
-the model is that much bowed."""
+"""What the regressor reads, in radians, off a face that looks into the camera: the mean over the same faces. The mean
+mesh of the model is bowed that much."""
 
 _SIDES = {
     name: slice(end - width, end)
@@ -92,9 +92,9 @@ class Look:
     lighting: NDArray[np.float32]
     """(27,)"""
     likeness: float
-    """Correlation, in [-1, 1], of the lit 3D face's brightness with the picture's at the vertices that are seen: 0.83 in
-    the median of 255 generated faces and below 0.49 on one in a hundred; in crops half beside a face 0.32, and above
-    0.5 on one in twenty."""
+    """Correlation, in [-1, 1], of the lit 3D face's brightness with the picture's at the vertices that are seen. On 255
+    generated faces 0.83 in the median and below 0.49 for one in a hundred; in crops half beside them 0.15, and above
+    0.5 for one in twenty."""
     off_centre: float
     """How far the face lay from its place in the crop, in shares of the crop's side."""
 
@@ -148,6 +148,11 @@ class FaceModel:
             np.float32
         )
         return moved
+
+    def most_moved(self, first: NDArray[np.float32], second: NDArray[np.float32]) -> float:
+        """How far the vertex that differs most lies between two (64,) expressions, in the model's unit."""
+        away = (self._expression @ (second - first)).reshape(-1, 3)
+        return float(np.sqrt(np.square(away).sum(1).max()))
 
     @staticmethod
     def five(shape: NDArray[np.float32]) -> NDArray[np.float64]:
