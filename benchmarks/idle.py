@@ -25,12 +25,12 @@ HERE = Path(__file__).parent
 RESULTS = HERE / "results"
 
 RUNS: list[tuple[str, list[str], float]] = [
-    ("startup", [], 120.0),
+    ("startup", [], 200.0),
     ("pipeline", ["--rounds", "3"], 240.0),
     ("end_to_end", ["--rounds", "2"], 360.0),
     ("memory", [], 480.0),
     ("memory", ["--lines", "1080", "--frames", "150", "--network", "auto"], 90.0),
-    ("kernels", ["--rounds", "5"], 120.0),
+    ("kernels", ["--rounds", "5"], 180.0),
     ("cpu_choices", ["--rounds", "5", "--clip-rounds", "2", "--frames", "40"], 240.0),
 ]
 """Script, its arguments, and the seconds after which it is given up."""

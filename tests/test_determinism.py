@@ -6,6 +6,8 @@ import random
 import time
 from itertools import islice
 from pathlib import Path
+from types import SimpleNamespace
+from typing import Any
 
 import numpy as np
 import pytest
@@ -13,7 +15,7 @@ import torch
 
 from vidrestore.config import load_config
 from vidrestore.decode.reader import VideoReader
-from vidrestore.pipeline import RestoredVideo, restore, restore_frames
+from vidrestore.pipeline import RestoredVideo, _batches, restore, restore_frames
 from vidrestore.restoration.restorer import Restorer, load_restorer
 from vidrestore.types import CropContext, Frame
 
@@ -82,3 +84,21 @@ def test_batch_sizes_agree_within_60_db(network: str, face_clip: Path) -> None:
     assert changed > 1000  # faces were restored
     peak = (1 << source[0].format.depth) - 1
     assert 10 * np.log10(peak**2 / max(error / count, 1e-12)) >= 60.0
+
+
+@pytest.mark.parametrize(
+    ("faces", "batch_size", "expected"),
+    [
+        ([1] * 20, 8, [1, 2, 4, 8, 5]),  # the first picture comes early
+        ([1] * 8, 3, [1, 2, 3, 2]),
+        ([2] * 12, 8, [1, 2, 4, 4, 1]),  # full with eight faces
+        ([0, 0, 0, 1, 1, 1], 8, [1, 1, 1, 3]),  # frames without faces wait for nothing
+        ([1, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0], 8, [1] * 11),
+    ],
+)
+def test_batches_grow_from_a_single_frame(faces: list[int], batch_size: int, expected: list[int]) -> None:
+    items: Any = [SimpleNamespace(tracks=range(count)) for count in faces]
+    engine: Any = SimpleNamespace(batch_size=batch_size)
+    batches = list(_batches(items, engine))
+    assert [len(batch) for batch in batches] == expected
+    assert [item for batch in batches for item in batch] == items
