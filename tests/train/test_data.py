@@ -19,6 +19,7 @@ from vidrestore.train.data import (
     augment,
     batches,
     list_images,
+    recolour,
     roughen,
     split_held_out,
     to_tensor,
@@ -143,6 +144,12 @@ def test_texture_is_added_to_the_clean_face_and_soft_takes_from_it(cache: FaceCa
     clean = Mix(light=0.0, medium=0.0, heavy=0.0)
     plain = fine(clean)
     assert fine(replace(clean, texture=1.0)) > plain > fine(replace(clean, soft=1.0))
+
+
+def test_a_filters_overshoot_gives_no_holes() -> None:
+    edge = np.full((8, 8, 3), -0.02, np.float32)
+    edge[:, 4:] = 1.02
+    assert all(np.isfinite(recolour(edge, np.random.default_rng(i))).all() for i in range(20))
 
 
 def test_roughened_faces_are_pictures(cache: FaceCache) -> None:

@@ -173,6 +173,7 @@ def _jitter(face: NDArray[np.uint8], size: int, rng: np.random.Generator) -> Pic
 
 def recolour(picture: Picture, rng: np.random.Generator) -> Picture:
     """Another gamma, white balance, exposure or saturation; one in twelve is grey."""
+    picture = np.clip(picture, 0.0, 1.0)  # a cubic filter overshoots, and a power of what is below 0 is no number
     if rng.random() < 0.5:
         picture = picture ** np.float32(math.exp(rng.uniform(-0.4, 0.4)))
     if rng.random() < 0.5:
