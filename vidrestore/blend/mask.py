@@ -32,6 +32,7 @@ BAND_FINE, BAND_WIDE, BAND_AROUND = 1.5 / 64, 6.0 / 64, 4.0 / 64
 # 0.47; fingers over a face that is drawn through them lie above 0.07 and below 0.79 in 95 of 100
 BAND_LOW, BAND_HIGH = 0.06, 0.12
 LIKE_LOW, LIKE_HIGH = 0.40, 0.85
+SPREAD, SPREAD_SOFT = 3.0 / 64, 1.5 / 64  # of the side: what is found at a finger's edges holds for its middle too
 LUMA = np.array([0.299, 0.587, 0.114], np.float32)  # Rec. 601, as everything that networks are trained on
 _BORDER_SHARE = 0.06  # of the side: the widest fade at the frame's border
 _RIM_BARE, _RIM_FADE = 0.02, 0.06  # of the side: the crop's outermost pixels are never shown, then it fades in
@@ -125,7 +126,8 @@ def disagreement_mask(degraded: NDArray[np.float32], restored: NDArray[np.float3
 
     *Structure*: a hand before a mouth is of the same tone, so what stands where is compared too, in a band between 1/43
     and 1/11 of the side, where eyes and mouth are: the mask is lowered where the two differ there (0.06 to 0.12) *and*
-    do not correlate (0.85 to 0.40). A blurred mouth that was made sharp differs, but correlates.
+    do not correlate (0.85 to 0.40). A blurred mouth that was made sharp differs, but correlates. What is found spreads
+    by 1/21 of the side: the middle of a finger shows no structure.
 
     Args:
         degraded: (3, S, S) in [-1, 1].
@@ -165,7 +167,16 @@ def _other_structure(degraded: NDArray[np.float32], difference: NDArray[np.float
     )
     likeness = common / np.sqrt(np.maximum(before_power * after_power, np.float32(1e-12)))
     differs = smoothstep((np.sqrt(changed) - BAND_LOW) / (BAND_HIGH - BAND_LOW))
-    return differs * smoothstep((LIKE_HIGH - likeness) / (LIKE_HIGH - LIKE_LOW))
+    other = differs * smoothstep((LIKE_HIGH - likeness) / (LIKE_HIGH - LIKE_LOW))
+    if not other.any():
+        return other
+    spread = cv2.dilate(other, np.ones((spread_size(len(other)),) * 2, np.uint8)).astype(np.float32, copy=False)
+    return blur(spread[None], SPREAD_SOFT)[0]
+
+
+def spread_size(coarse: int) -> int:
+    """Side of the square over which what covers a face spreads, odd, in pixels of a coarse copy."""
+    return 2 * round(SPREAD * coarse) + 1
 
 
 def is_inside(size: int, crop_from_frame: ArrayLike, frame_height: int, frame_width: int) -> bool:

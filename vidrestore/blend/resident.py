@@ -16,6 +16,7 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 from torch import Tensor
+from torch.nn import functional
 
 from vidrestore.blend import mask as masks
 from vidrestore.blend.compositor import GUARD_SIGMA
@@ -175,7 +176,10 @@ def _other_structure(pair: Tensor) -> Tensor:
     changed, before_power, after_power, common = _both_axes(around, products).unbind(1)
     likeness = common / (before_power * after_power).clamp_min(1e-12).sqrt()
     differs = _smoothstep((changed.sqrt() - masks.BAND_LOW) / (masks.BAND_HIGH - masks.BAND_LOW))
-    return differs * _smoothstep((masks.LIKE_HIGH - likeness) / (masks.LIKE_HIGH - masks.LIKE_LOW))
+    other = differs * _smoothstep((masks.LIKE_HIGH - likeness) / (masks.LIKE_HIGH - masks.LIKE_LOW))
+    side = masks.spread_size(size)
+    spread = functional.max_pool2d(other[:, None], side, 1, side // 2)[:, 0]
+    return _both_axes(_gaussian(size, masks.SPREAD_SOFT, device), spread)
 
 
 def _smoothstep(x: Tensor) -> Tensor:
