@@ -133,7 +133,7 @@ class RestoreOptions:
     code_hysteresis: Annotated[float, Field(ge=0.0, le=20.0)] = 0.0
     """``codeformer``: logit by which another code must win in the mean along a track to take over where nothing moves;
     0 takes each frame's own codes, as published. docs/training_codeformer.md has what it does."""
-    steady: Annotated[float, Field(ge=0.0, lt=1.0)] = 0.0
+    steady: Annotated[float, Field(ge=0.0, lt=1.0)] = 0.65
     """How much of a face's restored detail is carried from frame to frame where the source did not change, after any
     network; 0 leaves every frame as the network made it. docs/steadiness.md has what it does."""
     exposure_lock: Annotated[float, Field(ge=0.0, lt=1.0)] = 0.0

@@ -4,7 +4,7 @@ A map is a displacement (2, G, G): where, in the earlier crop, each cell of the 
 of ``grid_sample``: -1 and 1 are the crop's edges, whatever its size, so the same map serves coarse and fine pictures.
 
     mesh_motion    what the tracked mesh says: head, jaw, lips and lids; beside the mesh its best affine map
-    crop_motion    what the crops say: the affine map that makes the earlier one look most like the later one
+    crop_motion    what the crops say: the similarity that makes the earlier one look most like the later one
 
 Crops follow the tracked pose, so what is left is small: the tracker's jitter, and the motion of the face's parts.
 """
@@ -19,6 +19,7 @@ from numpy.typing import NDArray
 from torch import Tensor
 from torch.nn import functional
 
+from vidrestore.geometry import apply, mean_scale
 from vidrestore.morphable.files import load_vr468
 from vidrestore.morphable.render import render
 
@@ -29,6 +30,7 @@ __all__ = [
     "coarse_size",
     "crop_motion",
     "grow",
+    "mesh_in_crop",
     "mesh_motion",
     "shrink",
     "warp",
@@ -39,8 +41,9 @@ GRID = 64
 """Side of the coarse grid for crops of 256 pixels and more; a cell is then 4 pixels, a third of a lid's travel."""
 
 _LUMA = (0.299, 0.587, 0.114)
-_ROBUST = 2.5
-"""Cells that differ by so many times the mean difference count half: lips and lids should not move the head."""
+_ROBUST = 1.5
+"""Cells that fit worse than so many times the mean count less than half: lips and lids should not move the head."""
+_REWEIGHTINGS = 3
 _DAMPING = 1e-3
 """Of the normal equations' diagonal: a crop without any structure stays where it is."""
 _SHARPNESS = 0.6
@@ -102,6 +105,14 @@ def warp_sharp(pictures: Tensor, motion: Tensor) -> Tensor:
     return sharp
 
 
+def mesh_in_crop(crop_from_display: NDArray[np.float64], mesh: NDArray[np.float32]) -> NDArray[np.float32]:
+    """A (V, 3) mesh of display pixels in those of a crop, z too."""
+    placed = np.empty_like(mesh)
+    placed[:, :2] = apply(crop_from_display, mesh[:, :2])
+    placed[:, 2] = mesh[:, 2] * mean_scale(crop_from_display)
+    return placed
+
+
 def mesh_motion(
     pairs: list[tuple[NDArray[np.float32], NDArray[np.float32]]], size: int, device: torch.device
 ) -> Tensor:
@@ -139,7 +150,7 @@ def mesh_motion(
 
 
 def crop_motion(earlier: Tensor, later: Tensor) -> Tensor:
-    """The affine map that makes the earlier crop look most like the later one, for motion of about a cell.
+    """The similarity that makes the earlier crop look most like the later one, for motion of about a cell.
 
     Args:
         earlier: (3, G, G) in [-1, 1], already where a mesh put it.
@@ -148,9 +159,13 @@ def crop_motion(earlier: Tensor, later: Tensor) -> Tensor:
     Returns:
         (2, G, G).
 
+    A similarity, as that is how an error of alignment moves a crop; a free affine map would stretch the whole face
+    where a jaw falls.
+
     Source:
         Lucas and Kanade: An iterative image registration technique, 1981; gradients of the mean of both pictures, one
         step, each cell weighted by how well it fits (iteratively reweighted least squares with Cauchy's weights).
+        Within a fifth of the shift where the crop is full of detail as fine as a cell, within a twentieth on faces.
     """
     size = later.shape[-1]
     weights = later.new_tensor(_LUMA)
@@ -158,16 +173,30 @@ def crop_motion(earlier: Tensor, later: Tensor) -> Tensor:
     middle = 0.5 * (a + b)
     gx = functional.pad(middle[:, 2:] - middle[:, :-2], (1, 1)) * (size / 4)  # by grid_sample's unit, 2 / G a cell
     gy = functional.pad(middle[2:] - middle[:-2], (0, 0, 1, 1)) * (size / 4)
-    difference = b - a
-    fit = difference / (difference.abs().mean() * _ROBUST + 1e-6)
-    weight = _middle(size, later.device) / (1.0 + fit * fit)
     x, y = centres(size, later.device)
-    columns = torch.stack([gx, gx * x, gx * y, gy, gy * x, gy * y]).flatten(1)  # (6, G * G)
-    weighted = columns * weight.flatten()
-    normal = weighted @ columns.T
-    damping = torch.diag_embed(normal.diagonal() * _DAMPING + 1e-6)
-    found = torch.linalg.solve_ex(normal + damping, weighted @ difference.flatten())[0]
-    return torch.stack([found[0] + found[1] * x + found[2] * y, found[3] + found[4] * x + found[5] * y])
+    columns = torch.stack([gx, gy, gx * x + gy * y, gy * x - gx * y]).flatten(1)  # (4, G * G)
+    change = (b - a).flatten()
+    inside = _middle(size, later.device).flatten()
+    found = change.new_zeros(4)
+    for _ in range(_REWEIGHTINGS):
+        misfit = change - found @ columns
+        misfit = misfit / (misfit.abs().mean() * _ROBUST + 1e-6)
+        weighted = columns * (inside / (1.0 + misfit * misfit))
+        normal = weighted @ columns.T
+        damping = torch.diag_embed(normal.diagonal() * _DAMPING + 1e-6)
+        found = torch.linalg.solve_ex(normal + damping, weighted @ change)[0]
+    shift_x, shift_y, growth, turn = found * _evidence(change, change - found @ columns, inside)
+    return torch.stack([shift_x + growth * x - turn * y, shift_y + growth * y + turn * x])
+
+
+def _evidence(change: Tensor, misfit: Tensor, inside: Tensor) -> Tensor:
+    """Share of a motion that is believed, (), from how much of the change it explains: noise alone moves nothing.
+
+    Noise lets four unknowns explain four cells' worth of it; twice that is taken off (James and Stein's estimator).
+    """
+    before, after = ((inside * part.square()).sum() for part in (change, misfit))
+    by_chance = 2.0 * 4.0 * after / inside.sum()
+    return (1.0 - by_chance / (before - after).clamp_min(1e-9)).clamp(0.0, 1.0)
 
 
 def _affine_fit(places: NDArray[np.float64], moved: NDArray[np.float64]) -> NDArray[np.float64]:

@@ -16,7 +16,7 @@ from torch import Tensor
 from vidrestore.config import RestoreOptions
 from vidrestore.device import choose_device, choose_precision
 from vidrestore.errors import VidrestoreError
-from vidrestore.geometry import apply, compose, invert, mean_scale
+from vidrestore.geometry import compose, invert
 from vidrestore.kernels.sample import sample_crops
 from vidrestore.restoration.align import FFHQ_TEMPLATE_512, crop_from_display
 from vidrestore.restoration.batcher import BatchSizes
@@ -25,6 +25,7 @@ from vidrestore.restoration.compact import COMPACT_SIZE, load_compact
 from vidrestore.restoration.hysteresis import CodeHysteresis, HysteresisOptions, TrackPlace
 from vidrestore.restoration.mobile import shipped_mobile
 from vidrestore.restoration.mobile_restorer import MobileRestorer
+from vidrestore.restoration.motion import mesh_in_crop
 from vidrestore.restoration.sgpn_restorer import PriorOptions, load_sgpn
 from vidrestore.restoration.steady import make_steadiness
 from vidrestore.restoration.turned import strength_of, w_of
@@ -133,14 +134,6 @@ class CodeFormerRestorer:
         restored = self._network.decode(decision.codes, skips, w, latent=style)
         self._hysteresis.keep(decision, context.ended)  # last: a pass that ran out of memory comes again
         return restored.float().clamp(-1.0, 1.0)
-
-
-def _mesh_in(crop_from_display: NDArray[np.float64], mesh: NDArray[np.float32]) -> NDArray[np.float32]:
-    """A mesh of display pixels in those of a crop."""
-    placed = np.empty_like(mesh)
-    placed[:, :2] = apply(crop_from_display, mesh[:, :2])
-    placed[:, 2] = mesh[:, 2] * mean_scale(crop_from_display)
-    return placed
 
 
 def _one_or_each(w: NDArray[np.float32], device: torch.device) -> float | Tensor:
@@ -291,7 +284,7 @@ class FaceRestorer:
             maps: (B, 2, 3) crop_from_frame.
         """
         return [
-            None if track.mesh is None else _mesh_in(compose(m, self._frame_from_display), track.mesh)
+            None if track.mesh is None else mesh_in_crop(compose(m, self._frame_from_display), track.mesh)
             for track, m in zip(tracks, maps, strict=True)
         ]
 

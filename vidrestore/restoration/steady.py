@@ -32,10 +32,21 @@ from torch import Tensor
 from torch.nn import functional
 
 from vidrestore.config import RestoreOptions
-from vidrestore.geometry import apply, mean_scale
+from vidrestore.geometry import apply
 from vidrestore.restoration import exposure
 from vidrestore.restoration.exposure import Exposure
-from vidrestore.restoration.motion import box, centres, crop_motion, grow, mesh_motion, shrink, warp, warp_sharp
+from vidrestore.restoration.motion import (
+    box,
+    centres,
+    coarse_size,
+    crop_motion,
+    grow,
+    mesh_in_crop,
+    mesh_motion,
+    shrink,
+    warp,
+    warp_sharp,
+)
 from vidrestore.types import CropContext
 
 __all__ = ["Steadiness", "SteadyOptions", "make_steadiness"]
@@ -49,14 +60,18 @@ class SteadyOptions:
     """Share of the carried detail in the result where nothing changed, in [0, 1); 0: detail is not held."""
     exposure: float = 0.9
     """Share of the kept exposure at each frame, in [0, 1); 0: exposure is not held."""
-    noise: float = 2.0
+    noise: float = 1.2
     """A change counts from so many times the mean change of flat skin on."""
-    slack_px: float = 0.5
+    slack_px: float = 0.3
     """Error of position, in pixels of a crop of 256, that is forgiven at edges."""
+    lively: float = 0.5
+    """Share by which the gates of eyes and mouth open sooner, in [0, 1)."""
     open: float = 2.0
     """The gate is open at so many times the change at which it begins to."""
     noise_floor: float = 0.004
     """The noise counts as at least this (half a step of 8 bits, of [-1, 1]): a perfect recording is not all motion."""
+    noise_ceiling: float = 0.06
+    """And at most as this, three times what noise of 6 of 255 leaves in a cell: another picture is not noise."""
     max_gap: int = 4
     """A track whose last crop is more frames back begins anew."""
 
@@ -84,6 +99,8 @@ class _Place:
     frame_index: int
     mesh: NDArray[np.float32] | None
     """(V, 3) in the crop's pixels."""
+    landmarks: NDArray[np.float64]
+    """(5, 2) in the crop's pixels."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -96,8 +113,12 @@ class _Now:
     degraded: Tensor
     """(3, G, G), coarse."""
     exposure: Exposure | None
+    lively: Tensor
+    """(G, G) in [0, 1], 1 at eyes and mouth."""
     mesh_motion: Tensor | None
     """(2, G, G), or None without meshes in both crops."""
+    hole: Tensor | None
+    """(G, G) in [0, 1]: share of each cell that is missing and made up; None: nothing is."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -148,12 +169,15 @@ class Steadiness:
         befores = self._befores(places)
         motions = self._mesh_motions(befores, places, crops)
         coarse = shrink(crops)
+        lively = _lively(np.stack([place.landmarks for place in places]), crops)
+        holes = None if context.holes is None else shrink(torch.from_numpy(context.holes)[:, None].to(crops.device))
         exposures = exposure.measure(coarse, shrink(restored)) if self.options.exposure > 0.0 else None
         fresh: dict[int, _Memory] = {}
         results = []
         for i, place in enumerate(places):
             of_crop = exposures.of(i) if exposures is not None else None
-            now = _Now(place, restored[i], coarse[i], of_crop, motions.get(i))
+            hole = None if holes is None else holes[i, 0]
+            now = _Now(place, restored[i], coarse[i], of_crop, lively[i], motions.get(i), hole)
             memory = fresh.get(place.track_id, self._memories.get(place.track_id)) if befores[i] is not None else None
             result, fresh[place.track_id] = self._begin(now) if memory is None else self._go_on(memory, now)
             results.append(result)
@@ -206,31 +230,32 @@ class Steadiness:
         size = restored.shape[-1]
         motion, carried_degraded = _carry(memory.degraded, now)
         weight = min(self.options.weight, memory.num_frames / num_frames)
-        shut = 1.0 - self._gate(carried_degraded, now.degraded, motion, size)
+        shut = 1.0 - self._gate(carried_degraded, now.degraded, motion, now.lively)
+        shut = shut if now.hole is None else shut * (now.hole == 0.0)
         weights = memory.trust * weight * shut  # (G, G)
-        grown = grow(torch.cat([motion, weights[None], now.degraded]), size)
+        grown = grow(torch.cat([motion, weights[None]]), size)
         carried = warp_sharp(memory.detail, grown[:2])
-        detail = torch.sub(restored, grown[3:])
+        detail = restored - grow(now.degraded, size)
         step = carried.sub_(detail).mul_(grown[2])
         degraded = now.degraded + weights * (carried_degraded - now.degraded)
         return restored + step, _memory_of(now, num_frames, detail.add_(step), degraded, kept_exposure)
 
-    def _gate(self, carried: Tensor, degraded: Tensor, motion: Tensor, size: int) -> Tensor:
+    def _gate(self, carried: Tensor, degraded: Tensor, motion: Tensor, lively: Tensor) -> Tensor:
         """(G, G) in [0, 1]: 1 where the degraded crop changed, or where the earlier one had no pixels.
 
         Args:
             carried: (3, G, G) degraded crops, averaged and moved.
             degraded: (3, G, G) of now.
             motion: (2, G, G).
-            size: S.
+            lively: (G, G) in [0, 1], 1 at eyes and mouth.
         """
         o = self.options
         change = (degraded - carried).abs().mean(0)
         edges = _edges(carried)  # per cell
         flat = 1.0 / (1.0 + (edges / (edges.median() + 1e-6)).square().square())
-        noise = ((change * flat).sum() / flat.sum()).clamp_min(o.noise_floor)
+        noise = ((change * flat).sum() / flat.sum()).clamp(o.noise_floor, o.noise_ceiling)
         slack = o.slack_px / 256.0 * degraded.shape[-1]  # in cells
-        ratio = box(change) / (o.noise * noise + slack * box(edges))
+        ratio = box(change) / ((o.noise * noise + slack * box(edges)) * (1.0 - o.lively * lively))
         gate = ((ratio - 1.0) / (o.open - 1.0)).clamp(0.0, 1.0)
         gate = box(functional.max_pool2d(gate[None], 3, stride=1, padding=1)[0])
         return torch.maximum(gate, _outside(motion))
@@ -238,16 +263,33 @@ class Steadiness:
 
 def _places(context: CropContext) -> list[_Place]:
     return [
-        _Place(track.id, track.shot, frame_index, None if track.mesh is None else _mesh_in(m, track.mesh))
+        _Place(
+            track.id,
+            track.shot,
+            frame_index,
+            None if track.mesh is None else mesh_in_crop(m, track.mesh),
+            apply(m, track.landmarks),
+        )
         for track, frame_index, m in zip(context.tracks, context.frame_indices, context.crop_from_display, strict=True)
     ]
 
 
-def _mesh_in(crop_from_display: NDArray[np.float64], mesh: NDArray[np.float32]) -> NDArray[np.float32]:
-    placed = np.empty_like(mesh)
-    placed[:, :2] = apply(crop_from_display, mesh[:, :2])
-    placed[:, 2] = mesh[:, 2] * mean_scale(crop_from_display)
-    return placed
+def _lively(landmarks: NDArray[np.float64], crops: Tensor) -> Tensor:
+    """(B, G, G): 1 at eyes and mouth, falling smoothly to 0 at cheeks and brows.
+
+    Args:
+        landmarks: (B, 5, 2) in pixels of the crops.
+        crops: (B, 3, S, S).
+    """
+    size = crops.shape[-1]
+    line = (np.arange(coarse_size(size)) + 0.5) * (size / coarse_size(size)) - 0.5
+    mouths = landmarks[:, 3:].mean(1, keepdims=True)
+    points = np.concatenate([landmarks[:, :2], mouths], 1)  # (B, 3, 2)
+    eyes = np.linalg.norm(landmarks[:, 1] - landmarks[:, 0], axis=-1)[:, None, None] + 1e-3
+    x = (line - points[..., :1]) / (eyes * np.array([0.30, 0.30, 0.45])[:, None])  # (B, 3, G)
+    y = (line - points[..., 1:]) / (eyes * np.array([0.20, 0.20, 0.40])[:, None])
+    near = np.exp(-np.square(y)[..., :, None] - np.square(x)[..., None, :]).max(1)
+    return torch.from_numpy(near.astype(np.float32)).to(crops.device)
 
 
 def _carry(degraded: Tensor, now: _Now) -> tuple[Tensor, Tensor]:
