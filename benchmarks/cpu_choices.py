@@ -26,7 +26,7 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from common import machine, write_report
+from common import cut, machine, write_report
 from torch import Tensor
 
 from vidrestore.restoration.compact import COMPACT_SIZE, load_compact
@@ -111,21 +111,6 @@ THREADS: dict[str, tuple[bool, Overrides]] = {
     "they sleep, decoder 1, encoder 2": (True, {"decode": {"threads": 1}, "encode": {"threads": 2}}),
 }
 """Name -> whether OpenMP's threads sleep while they wait, and the options."""
-
-
-def cut(source: Path, target: Path, num_frames: int) -> Path:
-    """The first frames of a clip, packets as they are."""
-    import av
-
-    with av.open(str(source)) as container, av.open(str(target), "w") as out:
-        video = container.streams.video[0]
-        stream = out.add_stream_from_template(video)
-        for index, packet in enumerate(container.demux(video)):
-            if index >= num_frames or packet.dts is None:
-                break
-            packet.stream = stream
-            out.mux(packet)
-    return target
 
 
 def run_clip(clip: Path, overrides: Overrides) -> dict[str, float]:

@@ -74,10 +74,11 @@ def make_clip(path: Path, num_frames: int, height: int, width: int) -> None:
 def run(num_frames: int, height: int, width: int, network: str) -> dict[str, Any]:
     """The long run, in this process."""
     process = psutil.Process()
+    step = max(1, min(STEP, num_frames // 10))
     rows: list[tuple[int, int, int, int]] = []
 
     def note(progress: Progress) -> None:
-        if progress.num_frames % STEP == 0:
+        if progress.num_frames % step == 0:
             memory = process.memory_info().rss
             rows.append((progress.num_frames, memory, process.num_fds(), process.num_threads()))
 
