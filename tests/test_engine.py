@@ -181,6 +181,31 @@ def test_frames_are_those_of_the_cpu(name: str) -> None:
         assert ours[0].frame.planes[3] is frames[0].frame.planes[3]
 
 
+def test_faces_are_held_in_both_engines_alike_and_off_is_off() -> None:
+    class Wavering(Stateful):
+        def restore(self, images: Tensor, context: CropContext | None = None) -> Tensor:
+            assert context is not None
+            sign = torch.tensor([(-1.0) ** index for index in context.frame_indices])[:, None, None, None]
+            return super().restore(images, context) + 0.1 * sign
+
+    pixel_format = FORMATS["gray"]
+    picture = tracked_frames(pixel_format, [2])[0]
+    frames = [replace(picture, frame=replace(picture.frame, index=i, pts=i)) for i in range(8)]
+    config = config_of(steady=0.6, exposure_lock=0.8)
+    ours = run(resident(pixel_format, Wavering(), config)[0], frames, 3)
+    plain = run(make_engine(config, info_of(pixel_format), Wavering()), frames, 4)
+    off = run(make_engine(config_of(steady=0.0, exposure_lock=0.0), info_of(pixel_format), Wavering()), frames)
+    for a, b in zip(ours, plain, strict=True):
+        assert np.abs(a.frame.planes[0].astype(int) - b.frame.planes[0].astype(int)).max() <= 1
+    changes = [
+        np.abs(np.diff([f.frame.planes[0].astype(int) for f in done[4:]], axis=0)).mean() for done in (ours, off)
+    ]
+    assert changes[0] < 0.5 * changes[1]
+    alone = run(make_engine(config_of(steady=0.0, exposure_lock=0.0), info_of(pixel_format), Wavering()), frames[5:])
+    for a, b in zip(off[5:], alone, strict=True):
+        np.testing.assert_array_equal(a.frame.planes[0], b.frame.planes[0])
+
+
 def test_the_source_is_never_written() -> None:
     frames = tracked_frames(FORMATS["yuv420p"], [2, 2])
     kept = [[plane.copy() for plane in item.frame.planes] for item in frames]
