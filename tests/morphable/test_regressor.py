@@ -10,7 +10,13 @@ import torch
 from vidrestore.errors import WeightsError
 from vidrestore.morphable.files import load_vr468
 from vidrestore.morphable.prior import ShapePrior
-from vidrestore.morphable.regressor import RegressorDims, ShapeRegressor, load_regressor, save_regressor
+from vidrestore.morphable.regressor import (
+    RegressorDims,
+    ShapeRegressor,
+    fold_normalisation,
+    load_regressor,
+    save_regressor,
+)
 
 TINY = RegressorDims(stem=8, widths=(8, 8, 16, 16), depths=(1, 1, 1, 1), places=4)
 
@@ -73,3 +79,13 @@ def test_the_shipped_model_is_its_own_mirror_image() -> None:
     assert model.mirror is not None
     flipped = model.mean_shape[model.mirror] * torch.tensor([-1.0, 1.0, 1.0])
     assert float((flipped - model.mean_shape).abs().max()) < 2e-3
+
+
+def test_folded_normalisation_gives_the_same_coefficients() -> None:
+    network = load_regressor()
+    folded = fold_normalisation(network)
+    crops = torch.rand(3, 3, 128, 128, generator=torch.Generator().manual_seed(0)) * 2 - 1
+    with torch.inference_mode():
+        torch.testing.assert_close(folded(crops), network(crops), atol=1e-4, rtol=1e-4)
+    assert not any(isinstance(part, torch.nn.BatchNorm2d) for part in folded.modules())
+    assert any(isinstance(part, torch.nn.BatchNorm2d) for part in network.modules()), "the original stays as it was"

@@ -57,7 +57,7 @@ class Head:
 
     @property
     def anchors(self) -> NDArray[np.float64]:
-        return FaceModel.place(FaceModel.five(face_model().shape(self.identity)), self.pose)[:, :2]
+        return FaceModel.place(face_model().five(self.identity), self.pose)[:, :2]
 
     @property
     def mesh(self) -> NDArray[np.float64]:

@@ -120,6 +120,14 @@ class FaceModel:
         self._mean = model.mean_shape.numpy().astype(np.float32)  # (V, 3)
         self._identity = model.identity_basis.numpy().astype(np.float32)
         self._expression = model.expression_basis.numpy().astype(np.float32)
+        pick = np.zeros((5, len(self._mean)))
+        for row, which in zip(pick, FIVE_VERTICES, strict=True):
+            row[list(which)] = 1.0 / len(which)
+        self._five_mean = pick @ self._mean + FIVE_OFFSETS
+        self._five_identity, self._five_expression = (
+            np.einsum("fv,vkc->fkc", pick, basis.reshape(-1, 3, basis.shape[1])).reshape(15, -1)
+            for basis in (self._identity, self._expression)
+        )
         # what of a change of identity the expressions can follow: keeps the shape when the identity is replaced
         basis = self._expression.astype(np.float64)
         ridge = 1e-3 * np.trace(basis.T @ basis) / basis.shape[1] * np.eye(basis.shape[1])
@@ -154,10 +162,13 @@ class FaceModel:
         away = (self._expression @ (second - first)).reshape(-1, 3)
         return float(np.sqrt(np.square(away).sum(1).max()))
 
-    @staticmethod
-    def five(shape: NDArray[np.float32]) -> NDArray[np.float64]:
-        """(5, 3) eyes, nose and corners of the mouth of a (V, 3) shape, in the model's unit."""
-        return np.stack([shape[list(which)].mean(0) for which in FIVE_VERTICES]) + FIVE_OFFSETS
+    def five(self, identity: NDArray[np.float32], expression: NDArray[np.float32] | None = None) -> NDArray[np.float64]:
+        """(5, 3) eyes, nose and corners of the mouth, in the model's unit; without expression of the face at rest."""
+        offsets = self._five_identity @ identity
+        if expression is not None:
+            offsets = offsets + self._five_expression @ expression
+        five: NDArray[np.float64] = self._five_mean + offsets.reshape(5, 3)
+        return five
 
     @staticmethod
     def place(points: NDArray[np.floating], pose: NDArray[np.float64]) -> NDArray[np.float64]:  # type: ignore[type-arg]
@@ -273,7 +284,7 @@ class FaceReader:
         # what of the perspective the pose cannot say (a face beside the crop's middle) goes into its place
         shape = self.model.shape(part["identity"], part["expression"])
         pose[4:] += (apply(display_from_crop, points) - self.model.place(shape, pose)[:, :2]).mean(0)
-        rest = self.model.place(self.model.five(self.model.shape(part["identity"])), pose)[:, :2]
+        rest = self.model.place(self.model.five(part["identity"]), pose)[:, :2]
         off = float(np.linalg.norm(apply(crop_from_display, rest).mean(0) - _MIDDLE)) / REGRESSOR_SIZE
         return Look(pose, part["identity"], part["expression"], part["texture"], part["lighting"], likeness, off)
 

@@ -372,8 +372,7 @@ class MeshTracker:
         return looks
 
     def _anchors(self, pool: _Pool, pose: NDArray[np.float64]) -> NDArray[np.float64]:
-        rest = self._model.shape(pool.identity.astype(np.float32))
-        return self._model.place(self._model.five(rest), pose)[:, :2]
+        return self._model.place(self._model.five(pool.identity.astype(np.float32)), pose)[:, :2]
 
     def _accept(self, person: _Person, frame: Frame, look: Look) -> bool:
         """Adds a look to a face, or doubts it."""
@@ -504,7 +503,7 @@ class MeshTracker:
 
     def _fit(self, look: Look, state: NDArray[np.float64]) -> float:
         """Mean distance of the face's five points from the detector's, in eye distances."""
-        five = self._model.place(self._model.five(self._model.shape(look.identity, look.expression)), look.pose)
+        five = self._model.place(self._model.five(look.identity, look.expression), look.pose)
         away = np.linalg.norm(five[:, :2] - state[4:14].reshape(5, 2), axis=1).mean()
         return float(away) / (EYES * math.exp(look.pose[3]))
 
@@ -682,20 +681,28 @@ class MeshTracker:
         indices = indices[begin:end]
         looks, weights = person.looks[begin:end], np.array(person.weights[begin:end])
         pose = smooth_at(at, indices, np.stack([k.pose for k in looks]), weights, self._options.smoothing_frames)
-        own = np.stack([np.concatenate([k.expression, k.identity, k.lighting]) for k in looks]).astype(np.float64)
-        now = smooth_at(at, indices, own, weights, 0.0).astype(np.float32)
+        i, j, share = _between(person.indices, at)
+        a, b = person.looks[i], person.looks[j]
+        now = [
+            (1 - share) * first + share * second
+            for first, second in (
+                (a.expression, b.expression),
+                (a.identity, b.identity),
+                (a.lighting, b.lighting),
+            )
+        ]
         identity, texture = person.pool.identity.astype(np.float32), person.pool.texture.astype(np.float32)
-        expression = self._model.expression_for(now[:64], now[64:144], identity)
+        expression = self._model.expression_for(now[0], now[1], identity)
         shape = self._model.shape(identity, expression)
         anchors = self._anchors(person.pool, pose)
-        box_indices = np.array(person.box_indices, np.float64)
-        seen_box = smooth_at(at, box_indices, np.stack(person.boxes), np.ones(len(box_indices)), 0.0)
+        i, j, share = _between(person.box_indices, at)
+        seen_box = (1 - share) * person.boxes[i] + share * person.boxes[j]
         box = seen_box[:4] * math.exp(pose[3]) + np.tile(pose[4:], 2)
-        coefficients = self._model.coefficients(pose, identity, expression, texture, now[144:], crop_at(anchors))
+        coefficients = self._model.coefficients(pose, identity, expression, texture, now[2], crop_at(anchors))
         return Track(
             id=person.pool.id,
             box=box.astype(np.float32),
-            landmarks=self._model.place(self._model.five(shape), pose)[:, :2].astype(np.float32),
+            landmarks=self._model.place(self._model.five(identity, expression), pose)[:, :2].astype(np.float32),
             score=float(np.clip(seen_box[4], 0.0, 1.0)),
             strength=float(person.strength or 0.0),
             pose=Pose(float(pose[0]), float(pose[1]) - PITCH_AT_EASE, float(pose[2])),
@@ -740,6 +747,15 @@ def _unwrapped(look: Look, near: Look) -> Look:
 def _coincide(a: NDArray[np.float64], b: NDArray[np.float64]) -> bool:
     unit = EYES * math.exp(min(a[3], b[3]))
     return float(np.linalg.norm(a[4:] - b[4:])) < COINCIDE * unit and abs(a[3] - b[3]) < 0.5
+
+
+def _between(indices: Sequence[int], at: float) -> tuple[int, int, float]:
+    """Places of the indices before and after, and how far from the one to the other it is; the last or first beyond."""
+    after = bisect_right(indices, at)
+    if after == 0 or after == len(indices):
+        end = min(after, len(indices) - 1)
+        return end, end, 0.0
+    return after - 1, after, (at - indices[after - 1]) / (indices[after] - indices[after - 1])
 
 
 def _missed(person: _Person, index: int) -> int:
