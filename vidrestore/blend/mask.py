@@ -167,11 +167,12 @@ def _other_structure(degraded: NDArray[np.float32], difference: NDArray[np.float
     )
     likeness = common / np.sqrt(np.maximum(before_power * after_power, np.float32(1e-12)))
     differs = smoothstep((np.sqrt(changed) - BAND_LOW) / (BAND_HIGH - BAND_LOW))
-    other = differs * smoothstep((LIKE_HIGH - likeness) / (LIKE_HIGH - LIKE_LOW))
+    other: NDArray[np.float32] = differs * smoothstep((LIKE_HIGH - likeness) / (LIKE_HIGH - LIKE_LOW))
     if not other.any():
         return other
-    spread = cv2.dilate(other, np.ones((spread_size(len(other)),) * 2, np.uint8)).astype(np.float32, copy=False)
-    return blur(spread[None], SPREAD_SOFT)[0]
+    spread = cv2.dilate(other, np.ones((spread_size(len(other)),) * 2, np.uint8))
+    soft: NDArray[np.float32] = blur(spread.astype(np.float32, copy=False)[None], SPREAD_SOFT)[0]
+    return soft
 
 
 def spread_size(coarse: int) -> int:

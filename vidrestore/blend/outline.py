@@ -75,7 +75,8 @@ def mesh_mask(mesh: NDArray[np.float32], size: int, feather: float) -> NDArray[n
     Returns:
         (S, S) in [0, 1], exactly 0 on the outer 2 % of the crop.
     """
-    return np.clip(grow(coarse_outline(mesh, size, feather)[None], size)[0], 0.0, 1.0) * rim_mask(size)
+    mask: NDArray[np.float32] = grow(coarse_outline(mesh, size, feather)[None], size)[0].clip(0.0, 1.0) * rim_mask(size)
+    return mask
 
 
 def outline_size(size: int, feather: float) -> int:
@@ -105,7 +106,7 @@ def coarse_outline(mesh: NDArray[np.float32], size: int, feather: float) -> NDAr
     if len(mesh) == 468:
         polygon = _silhouette(np.asarray(mesh, np.float32), _topology())
     else:
-        polygon = cv2.convexHull(np.ascontiguousarray(mesh[:, :2], np.float32))[:, 0]
+        polygon = np.asarray(cv2.convexHull(np.ascontiguousarray(mesh[:, :2], np.float32))[:, 0], np.float32)
     scale = side * _FILL / size  # pixel edges fall together, as in every area filter
     placed = np.clip((polygon + 0.5) * scale - 0.5, -8.0 * side, 8.0 * side)
     filled = np.zeros((side * _FILL, side * _FILL), np.uint8)
