@@ -10,6 +10,7 @@ from __future__ import annotations
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 import torch
@@ -171,7 +172,7 @@ class FaceModel:
         return five
 
     @staticmethod
-    def place(points: NDArray[np.floating], pose: NDArray[np.float64]) -> NDArray[np.float64]:  # type: ignore[type-arg]
+    def place(points: NDArray[np.floating[Any]], pose: NDArray[np.float64]) -> NDArray[np.float64]:
         """Points of the model as they are seen.
 
         Args:

@@ -27,7 +27,8 @@ FIVE_IN_BOX: NDArray[np.float64] = np.array([(0.27, 0.37), (0.73, 0.37), (0.5, 0
 def points_in_box(box: ArrayLike) -> NDArray[np.float32]:
     """(5, 2) where the five points of an upright face are, if all that is known is its box, (4,) xyxy."""
     x0, y0, x1, y1 = np.asarray(box, np.float64)
-    return (np.array([x0, y0]) + FIVE_IN_BOX * np.array([x1 - x0, y1 - y0])).astype(np.float32)
+    points: NDArray[np.float32] = (np.array([x0, y0]) + FIVE_IN_BOX * np.array([x1 - x0, y1 - y0])).astype(np.float32)
+    return points
 
 
 def with_given(found: Detections, boxes: Sequence[tuple[float, float, float, float]] | None) -> Detections:

@@ -20,6 +20,7 @@ from bisect import bisect_right
 from collections import deque
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -78,7 +79,7 @@ class _Pool:
         self.identity += share * (look.identity - self.identity)
         self.texture += share * (look.texture - self.texture)
 
-    def distance(self, identity: NDArray[np.float64], texture: NDArray[np.float64]) -> float:
+    def distance(self, identity: NDArray[np.floating[Any]], texture: NDArray[np.floating[Any]]) -> float:
         """1 - cosine of who this is and who that is."""
         a, b = np.concatenate([self.identity, self.texture]), np.concatenate([identity, texture])
         return 1.0 - float(a @ b / max(np.linalg.norm(a) * np.linalg.norm(b), 1e-9))
