@@ -64,8 +64,9 @@ class SteadyOptions:
     """A change counts from so many times the mean change of flat skin on."""
     slack_px: float = 0.3
     """Error of position, in pixels of a crop of 256, that is forgiven at edges."""
-    lively: float = 0.5
-    """Share by which the gates of eyes and mouth open sooner, in [0, 1)."""
+    lively: float = 0.8
+    """Share by which gates of eyes and mouth open sooner, in [0, 1). With 0.5 flicker of the committed clip was 0.47
+    of the network's own in place of 0.50, but 6 % of the mouth's motion were lost in place of 4.5 %."""
     open: float = 2.0
     """The gate is open at so many times the change at which it begins to."""
     noise_floor: float = 0.004
