@@ -81,9 +81,9 @@ def test_the_mask_moves_as_smoothly_as_the_mesh(yaw: float, pitch: float, dx: fl
     mesh = head(round(yaw), round(pitch))
     before = mesh_mask(mesh, SIZE, 0.12)
     after = mesh_mask(mesh + np.array([dx, dy, 0.0], np.float32), SIZE, 0.12)
-    # the edge's steepest slope is 1.9 over its width of 0.12 S, give or take the corners of the fill
+    # the edge's steepest slope is 1.9 over its width of 0.12 S; rows of the fill snap by up to half of 1 / 256 S
     steepest = 1.9 / (0.12 * SIZE)
-    assert np.abs(after - before).max() <= steepest * np.hypot(dx, dy) + 0.02
+    assert np.abs(after - before).max() <= steepest * np.hypot(dx, dy) + 0.04
 
 
 def test_a_turn_changes_the_mask_little_by_little() -> None:

@@ -110,7 +110,8 @@ def coarse_outline(mesh: NDArray[np.float32], size: int, feather: float) -> NDAr
     scale = side * _FILL / size  # pixel edges fall together, as in every area filter
     placed = np.clip((polygon + 0.5) * scale - 0.5, -8.0 * side, 8.0 * side)
     filled = np.zeros((side * _FILL, side * _FILL), np.uint8)
-    cv2.fillPoly(filled, [np.rint(placed * (1 << _SHIFT)).astype(np.int32)], 255, shift=_SHIFT)
+    corners = np.rint(placed * (1 << _SHIFT)).astype(np.int32)
+    cv2.fillPoly(filled, [corners], 255, cv2.LINE_AA, _SHIFT)  # whole pixels let upright edges jump
     covered = cv2.resize(filled, (side, side), interpolation=cv2.INTER_AREA).astype(np.float32) / np.float32(255.0)
     sigma = max(min(feather, _MOST) * side / _WIDTH, 0.8)
     blurred = cv2.GaussianBlur(covered, (0, 0), sigma, borderType=cv2.BORDER_REPLICATE)

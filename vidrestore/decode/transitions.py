@@ -118,4 +118,5 @@ def _correlation(first: Blocks, second: Blocks) -> float:
     a, b = first - first.mean(), second - second.mean()
     power = float(np.sqrt((a * a).sum() * (b * b).sum()))
     floor = a.size * _LEVEL**2  # grain of a picture that shows nothing
-    return (float((a * b).sum()) + floor) / (power + floor)
+    correlation: float = (float((a * b).sum()) + floor) / (power + floor)
+    return correlation
