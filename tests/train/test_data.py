@@ -130,6 +130,23 @@ def test_the_mix_decides_what_is_degraded(cache: FaceCache) -> None:
         assert not torch.equal(degraded[0], clean)
 
 
+def test_inner_windows_lie_around_the_middle(tmp_path: Path) -> None:
+    folder = tmp_path / "dots"
+    folder.mkdir()
+    picture = np.zeros((96, 96, 3), np.uint8)
+    picture[44:52, 44:52] = 255
+    for i in range(2):
+        cv2.imwrite(str(folder / f"{i}.png"), picture)
+    dots = FaceCache(list_images(folder), 96, tmp_path / "dots.npy")
+
+    def seen(inner: float) -> float:
+        mix = Mix(light=0.0, medium=0.0, heavy=0.0, inner=inner)
+        data = FacePairs(dots, size=96, seed=0, crop=32, mix=mix)
+        return float(np.mean([np.ptp(data[i][1].numpy()) > 60 for i in range(40)]))
+
+    assert seen(1.0) > seen(0.0) + 0.2
+
+
 def test_a_mix_of_more_than_all_is_refused() -> None:
     with pytest.raises(ValueError, match="add up to at most 1"):
         Mix(light=0.6, medium=0.6)

@@ -268,11 +268,14 @@ class Mix:
     soft: float = 0.0
     """Share of the hardly degraded faces whose clean picture is itself a little out of focus, as footage often is, and
     is not to be sharpened."""
+    inner: float = 0.0
+    """Share of the windows, where only a window is trained on, that lie around the middle of the crop: eyes, nose and
+    mouth say whose face it is, hair and background do not."""
 
     def __post_init__(self) -> None:
         """Checks that these are shares."""
-        shares = self.damage
-        if min(*shares, self.texture, self.soft) < 0.0 or max(sum(shares), self.texture, self.soft) > 1.0 + 1e-9:
+        damage, others = self.damage, (self.texture, self.soft, self.inner)
+        if min(*damage, *others) < 0.0 or max(sum(damage), *others) > 1.0 + 1e-9:
             raise ValueError(f"shares must be 0 or more and add up to at most 1, got {self}")
 
     @property
@@ -319,7 +322,11 @@ class FacePairs(Dataset[tuple[Tensor, Tensor]]):
         rng = np.random.default_rng([self.seed, 2, index])
         other = self.cache.pictures[int(rng.integers(len(self.cache)))]
         clean = augment(self.cache.pictures[order[place]], self.size, rng, other)
-        y, x = rng.integers(0, self.size - self.crop + 1, 2)
+        room = self.size - self.crop
+        low, high = 0, room
+        if self.mix.inner > 0.0 and rng.random() < self.mix.inner:
+            low, high = room * 3 // 8, room * 5 // 8
+        y, x = rng.integers(low, high + 1, 2)
         clean = np.ascontiguousarray(clean[y : y + self.crop, x : x + self.crop])
         kind = int(np.searchsorted(np.cumsum(self.mix.damage), rng.random()))  # 5 is none
         if kind in (0, 5) and self.mix.soft > 0.0 and rng.random() < self.mix.soft:
