@@ -44,8 +44,10 @@ SURE_LIKENESS = 0.7  # above it a face is followed for long although the detecto
 SURE_SCORE = 0.8  # of a detection that is never refused
 FIT = 0.25  # mean distance of the mesh's five points from the detector's, in eye distances, that still is a fit;
 # 0.04 to 0.11 on clear faces
-LOOSE_FIT = 0.5  # likewise where the picture looks like the 3D face: on damaged pictures it is the detector's points
-LOOSE_LIKENESS = 0.55  # that are off
+LOOSE_FIT = (
+    0.5  # likewise where the detector is sure or the picture looks like the 3D face so much: on damaged pictures
+)
+LOOSE_LIKENESS = 0.55  # it is the detector's points that are off
 EYES = 0.59  # distance of the eyes in the model's unit, mean of 255 generated faces
 JUMP = 0.9  # of the eye distance: more between prediction and reading is doubted
 SCALE_JUMP = 0.3  # of the logarithm of the scale, likewise
@@ -448,9 +450,7 @@ class MeshTracker:
     def _plan(self, index: int, *, is_quiet: bool) -> None:
         """When the detector looks next."""
         options = self._options
-        self._gap = (
-            min(options.longest_gap, max(self._gap + 1, self._gap * 3 // 2)) if is_quiet else options.shortest_gap
-        )
+        self._gap = min(options.longest_gap, 2 * self._gap) if is_quiet else options.shortest_gap
         gap = self._gap
         alive = [p for p in self._people if not p.has_ended]
         for person in alive:
@@ -510,10 +510,8 @@ class MeshTracker:
 
     def _fits(self, look: Look, state: NDArray[np.float64]) -> bool:
         """What was read is the face that was detected."""
-        fit = self._fit(look, state)
-        if look.likeness >= LOOSE_LIKENESS:
-            return fit <= LOOSE_FIT
-        return look.likeness >= LIKENESS and fit <= FIT
+        is_sure = look.likeness >= LOOSE_LIKENESS or state[14] >= SURE_SCORE
+        return look.likeness >= LIKENESS and self._fit(look, state) <= (LOOSE_FIT if is_sure else FIT)
 
     def _confirm(self, person: _Person, frame: Frame, state: NDArray[np.float64], look: Look | None) -> None:
         """A detection that is this face."""
