@@ -156,9 +156,9 @@ def main() -> None:
             few = enlarge(EXAMPLE, Path(folder) / "few.mp4", 360, 8)
             results = [compare(few, "example, 640x360, 8 frames", rounds, device, network)]
         else:
-            whole, lines, rounds = (EXAMPLE, 1080, rounds) if not arguments.quick else (None, 480, 1)
+            whole, lines, rounds = (EXAMPLE, 1080, rounds) if not arguments.quick else (None, 540, 1)
             num_large, num_parsed = (2, 1) if arguments.quick else (arguments.frames, arguments.parsed_frames)
-            whole = whole or enlarge(EXAMPLE, Path(folder) / "some.mp4", 360, 6)
+            whole = whole or enlarge(EXAMPLE, Path(folder) / "some.mp4", 360, 2)
             large = enlarge(EXAMPLE, Path(folder) / "large.mp4", lines, num_large)
             few = enlarge(EXAMPLE, Path(folder) / "few.mp4", 360, num_parsed)
             results = [
