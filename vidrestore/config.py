@@ -84,7 +84,7 @@ class TrackOptions:
     points of a detector that looks every ``detect.every`` frames."""
     shortest_gap: Annotated[int, Field(ge=1, le=60)] = 4
     """``mesh``: frames from one look of the detector to the next while faces come, go, hide or move fast."""
-    longest_gap: Annotated[int, Field(ge=1, le=120)] = 12
+    longest_gap: Annotated[int, Field(ge=1, le=120)] = 15
     """``mesh``: and while nothing of that happens. Above ``lookahead`` a new face may miss its first frames."""
     lookahead: Annotated[int, Field(ge=0, le=120)] = 16
     """Frames that tracking may wait, for smoothing and fades; 0 for live use. ``max_missed + fade_frames`` and more
