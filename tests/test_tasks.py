@@ -41,7 +41,7 @@ SIZE = SMALL.autoencoder.image_size
 CPU = torch.device("cpu")
 HEIGHT, WIDTH = 90, 120
 POINTS = (template(64) + np.array([30, 12])).astype(np.float32)
-QUICK = RestoreConfig(track=TrackOptions(lookahead=2, min_hits=1))
+QUICK = RestoreConfig(track=TrackOptions(lookahead=2, min_hits=1, min_detail=0.0))  # the pictures show no face
 GREY = PixelFormat("gray", "gray", 8, full_range=True)
 YUV = PixelFormat("yuv420p", "yuv", 8, (1, 1), (0.0, 0.5), matrix="bt601")
 

@@ -32,7 +32,7 @@ class ChromaCompositor(Compositor):
         size = crop.image.shape[-1]
         mask = crop_outline(crop, self.options)
         mask = mask * border_mask(size, crop.crop_from_frame, frame.height, frame.width, mask)
-        return mask * disagreement_mask(_grey(crop.image, _LUMA), _grey(restoration.image, _LUMA))
+        return mask * disagreement_mask(_grey(crop.image, _LUMA), _grey(restoration.image, _LUMA), by_structure=False)
 
     def _delta(self, frame: Frame, restoration: Restoration, mask: NDArray[np.float32]) -> NDArray[np.float32]:
         weights = _luma_weights(frame.format)

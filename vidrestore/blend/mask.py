@@ -116,7 +116,9 @@ def grow(coarse: NDArray[np.float32], size: int) -> NDArray[np.float32]:
     return np.stack(planes).astype(np.float32, copy=False)
 
 
-def disagreement_mask(degraded: NDArray[np.float32], restored: NDArray[np.float32]) -> NDArray[np.float32]:
+def disagreement_mask(
+    degraded: NDArray[np.float32], restored: NDArray[np.float32], *, by_structure: bool = True
+) -> NDArray[np.float32]:
     """Lowers the mask where restored and degraded disagree at large scale: a hand, a microphone, an invented face.
 
     *Tone*: the difference is blurred by a Gaussian of S / 20, so detail does not count, and its length over the three
@@ -132,6 +134,7 @@ def disagreement_mask(degraded: NDArray[np.float32], restored: NDArray[np.float3
     Args:
         degraded: (3, S, S) in [-1, 1].
         restored: (3, S, S) in [-1, 1].
+        by_structure: compare structure too; where only colours are taken over, it does not matter.
 
     Returns:
         (S, S) in [0, 1]; 1 everywhere for equal pictures.
@@ -139,12 +142,14 @@ def disagreement_mask(degraded: NDArray[np.float32], restored: NDArray[np.float3
     Raises:
         ValueError: the shapes differ or are no (3, S, S).
     """
-    share = coarse_agreement(degraded, restored)
+    share = coarse_agreement(degraded, restored, by_structure=by_structure)
     size = degraded.shape[-1]
     return np.ones((size, size), np.float32) if (share == 1.0).all() else grow(share[None], size)[0].clip(0.0, 1.0)
 
 
-def coarse_agreement(degraded: NDArray[np.float32], restored: NDArray[np.float32]) -> NDArray[np.float32]:
+def coarse_agreement(
+    degraded: NDArray[np.float32], restored: NDArray[np.float32], *, by_structure: bool = True
+) -> NDArray[np.float32]:
     """:func:`disagreement_mask` before it is grown to the crop's size: (s, s), s = min(S, 64)."""
     if degraded.shape != restored.shape or degraded.ndim != 3 or len(degraded) != 3:
         raise ValueError(f"expected two (3, S, S) pictures, got {degraded.shape} and {restored.shape}")
@@ -153,6 +158,8 @@ def coarse_agreement(degraded: NDArray[np.float32], restored: NDArray[np.float32
     coarse -= np.median(coarse, axis=(1, 2), keepdims=True)
     length = np.sqrt(np.mean(coarse * coarse, axis=0))
     tone = smoothstep((DISAGREEMENT_HIGH - length) / (DISAGREEMENT_HIGH - DISAGREEMENT_LOW))
+    if not by_structure:
+        return tone
     before = shrink(np.tensordot(LUMA, degraded, 1)[None])[0]
     return tone * (1.0 - _other_structure(before, np.tensordot(LUMA, difference, 1)))
 
