@@ -81,7 +81,7 @@ def main() -> None:
     frames = [frame_of(clip, made, index, flat) for index in range(1, len(clip.frames))]
     target = HERE / "steady.mp4"
     with av.open(str(target), "w", options={"movflags": "faststart"}) as container:
-        options = {"crf": "21", "preset": "slow", "threads": "1"}
+        options = {"crf": "25", "preset": "slow", "threads": "1"}
         stream = container.add_stream("libx264", rate=Fraction(25), options=options)
         stream.height, stream.width = frames[0].shape[:2]
         stream.pix_fmt = "yuv420p"
