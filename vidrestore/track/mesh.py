@@ -26,10 +26,10 @@ import numpy as np
 from numpy.typing import NDArray
 
 from vidrestore.config import TrackOptions
-from vidrestore.geometry import box_iou
+from vidrestore.geometry import Affine, box_iou
 from vidrestore.track.associate import associate, distinct
 from vidrestore.track.face import PITCH_AT_EASE, FaceReader, Look, crop_at
-from vidrestore.track.given import GIVEN_SCORE, GivenBoxes, with_given
+from vidrestore.track.given import GIVEN_SCORE, GivenBoxes, points_in_box, with_given
 from vidrestore.track.life import strength_after
 from vidrestore.track.smooth import smooth_at
 from vidrestore.types import Detections, Frame, Pose, Track, TrackedFrame
@@ -48,6 +48,9 @@ LOOSE_FIT = (
     0.5  # likewise where the detector is sure or the picture looks like the 3D face so much: on damaged pictures
 )
 LOOSE_LIKENESS = 0.55  # it is the detector's points that are off
+USUAL_BOX = np.array(
+    [-0.645, -0.975, 0.658, 0.797]
+)  # of YuNet about the pose in its scale, mean of 255 generated faces
 EYES = 0.59  # distance of the eyes in the model's unit, mean of 255 generated faces
 JUMP = 0.9  # of the eye distance: more between prediction and reading is doubted
 SCALE_JUMP = 0.3  # of the logarithm of the scale, likewise
@@ -495,10 +498,21 @@ class MeshTracker:
         if not len(states):
             return []
         maps = [crop_at(state[4:14].reshape(5, 2)) for state in states]
-        first = self._reader.read([frame] * len(states), maps)
+        looks = self._read_twice(frame, maps, states)
+        unfit = [i for i, (look, state) in enumerate(zip(looks, states, strict=True)) if not self._fits(look, state)]
+        if unfit:  # once more by the boxes alone, for points that are off
+            maps = [crop_at(points_in_box(states[i][:4])) for i in unfit]
+            for i, look in zip(unfit, self._read_twice(frame, maps, states[unfit]), strict=True):
+                if self._fits(look, states[i]):
+                    looks[i] = look
+        return looks
+
+    def _read_twice(self, frame: Frame, maps: Sequence[Affine], states: NDArray[np.float64]) -> list[Look]:
+        """Looks in given crops, and in crops by the poses that were read there, whichever fits."""
+        first = self._reader.read([frame] * len(maps), maps)
         pools = [_Pool(-1, look.identity.astype(np.float64)) for look in first]
-        maps = [crop_at(self._anchors(pool, look.pose)) for pool, look in zip(pools, first, strict=True)]
-        second = self._reader.read([frame] * len(states), maps)
+        again = [crop_at(self._anchors(pool, look.pose)) for pool, look in zip(pools, first, strict=True)]
+        second = self._reader.read([frame] * len(maps), again)
         fits = [(self._fit(a, state), self._fit(b, state)) for a, b, state in zip(first, second, states, strict=True)]
         return [b if fit[1] <= max(fit[0], FIT) else a for a, b, fit in zip(first, second, fits, strict=True)]
 
@@ -510,6 +524,10 @@ class MeshTracker:
 
     def _fits(self, look: Look, state: NDArray[np.float64]) -> bool:
         """What was read is the face that was detected."""
+        if look.likeness >= LOOSE_LIKENESS:
+            usual = USUAL_BOX * math.exp(look.pose[3]) + np.tile(look.pose[4:], 2)
+            if box_iou(usual, state[:4])[0, 0] >= POOR_IOU:
+                return True
         is_sure = look.likeness >= LOOSE_LIKENESS or state[14] >= SURE_SCORE
         return look.likeness >= LIKENESS and self._fit(look, state) <= (LOOSE_FIT if is_sure else FIT)
 
