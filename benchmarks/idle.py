@@ -27,7 +27,7 @@ RESULTS = HERE / "results"
 RUNS: list[tuple[str, list[str], float]] = [
     ("startup", [], 200.0),
     ("pipeline", ["--rounds", "3"], 240.0),
-    ("end_to_end", ["--rounds", "2"], 360.0),
+    ("end_to_end", ["--rounds", "2"], 420.0),
     ("memory", [], 480.0),
     ("memory", ["--lines", "1080", "--frames", "150", "--network", "auto"], 90.0),
     ("kernels", ["--rounds", "5"], 180.0),
