@@ -245,7 +245,7 @@ def _face(frame: Frame, track: Track, info: StreamInfo) -> NDArray[np.uint8]:
     """(S, S, 3) RGB crop, aligned as the networks' crops are."""
     matrix = compose(crop_from_display(track.alignment, FACE_SIDE), info.display_from_frame)
     crop = sample_crops(frame.planes, frame.format, matrix[None], FACE_SIDE)[0]
-    return np.rint((crop.transpose(1, 2, 0) + 1.0) * 127.5).clip(0, 255).astype(np.uint8)
+    return np.asarray(np.rint((crop.transpose(1, 2, 0) + 1.0) * 127.5).clip(0, 255), np.uint8)
 
 
 def _report(number: int, person: _Person, embedder: Embedder) -> PersonReport:

@@ -7,6 +7,7 @@ and benchmark speak of. :func:`warp_error` follows any picture by the optical fl
 from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
+from typing import Any
 
 import cv2
 import numpy as np
@@ -105,7 +106,7 @@ def warp_error(
     """
     if len(pictures) != len(reference):
         raise ValueError(f"{len(pictures)} pictures and {len(reference)} of the reference")
-    engine = cv2.DISOpticalFlow_create(cv2.DISOPTICAL_FLOW_PRESET_MEDIUM)
+    engine: Any = cv2.DISOpticalFlow.create(cv2.DISOPTICAL_FLOW_PRESET_MEDIUM)
     total, count = 0.0, 0
     for i in range(1, len(pictures)):
         old, new = (np.rint(_grey(reference[k])).astype(np.uint8) for k in (i - 1, i))

@@ -82,7 +82,7 @@ class RegressorEmbedder:
         image = torch.from_numpy(np.ascontiguousarray(crop)).permute(2, 0, 1)[None].float() / 127.5 - 1.0
         with torch.inference_mode():
             identity = split(self._network(image)).identity[0]
-        return identity.double().numpy() / np.sqrt(len(identity))
+        return np.asarray(identity.double().numpy() / np.sqrt(len(identity)), np.float64)
 
 
 def load_embedder() -> Embedder:

@@ -84,7 +84,8 @@ class Unwrapping:
         values = np.zeros((self.size, self.size, channels), np.float32)
         places = np.zeros((self.size, self.size, 2), np.float32)
         places[self._pixels] = at
-        sampled = cv2.remap(image, places, None, cv2.INTER_LINEAR, borderMode=cv2.BORDER_REPLICATE)
+        x, y = places[..., 0], places[..., 1]
+        sampled = cv2.remap(image, x, y, cv2.INTER_LINEAR, borderMode=cv2.BORDER_REPLICATE)
         values[self._pixels] = sampled.reshape(self.size, self.size, channels)[self._pixels]
         shown = self._areas(points) * self._facing / np.abs(self._flat_areas).clip(1e-9)
         in_view = shown > GRAZING * max(float(np.median(shown)), 1e-9)

@@ -20,6 +20,7 @@ from typing import Literal
 import av
 import cv2
 import numpy as np
+from av.video.stream import VideoStream
 from numpy.typing import NDArray
 
 from vidrestore.errors import ConfigError
@@ -330,7 +331,7 @@ def _head_mask() -> NDArray[np.float32]:
     """Soft ellipse around head and hair in a puppet's picture."""
     y, x = np.mgrid[0:512, 0:512]
     radius = np.hypot((x - 255.5) / 225.0, (y - 250.0) / 250.0)
-    return np.clip((1.0 - radius) / 0.12, 0, 1).astype(np.float32)
+    return np.asarray(np.clip((1.0 - radius) / 0.12, 0, 1), np.float32)
 
 
 def _background(seed: int, height: int, width: int, t_s: float) -> NDArray[np.float32]:
@@ -339,11 +340,12 @@ def _background(seed: int, height: int, width: int, t_s: float) -> NDArray[np.fl
     tint = rng.uniform(0.85, 1.15, 3)
     coarse = (rng.uniform(30, 150, (6, 8, 1)) * tint + rng.uniform(-12, 12, (6, 8, 3))).astype(np.float32)
     fine = np.repeat(rng.uniform(-9, 9, (height // 6, width // 6, 1)), 3, 2).astype(np.float32)
-    wide = cv2.resize(coarse, (width + 64, height + 64), interpolation=cv2.INTER_CUBIC)
-    wide += cv2.resize(fine, (width + 64, height + 64), interpolation=cv2.INTER_CUBIC)
+    size = (width + 64, height + 64)
+    wide = np.asarray(cv2.resize(coarse, size, interpolation=cv2.INTER_CUBIC), np.float32)
+    wide = wide + np.asarray(cv2.resize(fine, size, interpolation=cv2.INTER_CUBIC), np.float32)
     shift = np.array([[1.0, 0, -32 + 12 * np.sin(0.8 * t_s)], [0, 1.0, -32 + 6 * np.cos(0.6 * t_s)]])
-    flags = {"flags": cv2.INTER_LINEAR, "borderMode": cv2.BORDER_REPLICATE}
-    return np.asarray(cv2.warpAffine(wide, shift, (width, height), **flags), np.float32)
+    moved = cv2.warpAffine(wide, shift, (width, height), flags=cv2.INTER_LINEAR, borderMode=cv2.BORDER_REPLICATE)
+    return np.asarray(moved, np.float32)
 
 
 def _draw_lure(picture: NDArray[np.float32], number: int, seed: int) -> None:
@@ -382,8 +384,9 @@ def _paste(
     large = (int(_FINE * size[0]), int(_FINE * size[1]))
     cover = cv2.warpAffine(mask, fine, large, flags=cv2.INTER_LINEAR)[..., None]
     head = cv2.warpAffine(face, fine, large, flags=cv2.INTER_LINEAR, borderMode=cv2.BORDER_REPLICATE) * cover
-    head = cv2.resize(head, tuple(map(int, size)), interpolation=cv2.INTER_AREA)
-    part = cv2.resize(cover, tuple(map(int, size)), interpolation=cv2.INTER_AREA)
+    there = tuple(map(int, size))
+    head = np.asarray(cv2.resize(head, there, interpolation=cv2.INTER_AREA), np.float32)
+    part = np.asarray(cv2.resize(cover, there, interpolation=cv2.INTER_AREA), np.float32)
     window = np.s_[low[1] : high[1], low[0] : high[0]]
     alpha[window] = part
     picture[window] = picture[window] * (1 - part[..., None]) + head
@@ -428,7 +431,7 @@ def degrade_frame(frame: NDArray[np.uint8], level: Level, rng: np.random.Generat
     back = cv2.resize(small, (width, height), interpolation=cv2.INTER_LINEAR).astype(np.float32)
     if level.noise > 0:
         back += rng.standard_normal(back.shape, dtype=np.float32) * np.float32(level.noise)
-    return np.rint(back.clip(0, 255)).astype(np.uint8)
+    return np.asarray(np.rint(back.clip(0, 255)), np.uint8)
 
 
 def write_video(
@@ -451,6 +454,7 @@ def write_video(
         options |= {"qmin": str(quality), "qmax": str(quality), "g": "15"}
     with av.open(os.fspath(path), "w", format="matroska") as container:
         stream = container.add_stream(codec, rate=RATE, options=options)
+        assert isinstance(stream, VideoStream)
         stream.width, stream.height, stream.pix_fmt = width, height, "yuv420p"
         for index, frame in enumerate(frames):
             picture = av.VideoFrame.from_ndarray(np.ascontiguousarray(frame), format="rgb24").reformat(

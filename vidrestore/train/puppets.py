@@ -140,7 +140,7 @@ def load_puppets(folder: Path, numbers: Sequence[int], *, expressions: bool = Fa
         if generator is not None:
             own, other = generator.style(number), generator.style(number + 500_000)
             pictures.append(generator.picture((own + 0.22 * (other - own)).astype(np.float32)))
-        found = [teacher.find(picture)[0] for picture in pictures]
+        found = [teacher.find(np.asarray(picture, np.uint8))[0] for picture in pictures]
         puppets.append(Puppet(number, np.stack(pictures), np.stack(found)))
     return puppets
 
@@ -200,7 +200,9 @@ def pose(puppet: Puppet, move: Array) -> Array:
 def _between(points: Array, key: float) -> Array:
     at = key * (len(points) - 1)
     low = min(int(at), max(len(points) - 2, 0))
-    return points[low] if len(points) == 1 else (1 - at + low) * points[low] + (at - low) * points[low + 1]
+    if len(points) == 1:
+        return np.asarray(points[0])
+    return np.asarray((1 - at + low) * points[low] + (at - low) * points[low + 1])
 
 
 def frame_from_face(move: Array) -> Affine:
@@ -263,7 +265,7 @@ def _with_rings(before: Array, after: Array) -> tuple[Array, Array, Array, NDArr
 
 def _with_gap(picture: NDArray[np.float32], after: Array, mouth: float, before: Array) -> NDArray[np.float32]:
     """Darkens what lies between lips that were closed in the picture; teeth that were seen stay."""
-    was_open = np.linalg.norm(before[14] - before[13]) / np.linalg.norm(before[263, :2] - before[33, :2])
+    was_open = float(np.linalg.norm(before[14] - before[13]) / np.linalg.norm(before[263, :2] - before[33, :2]))
     share = min(1.0, 4.0 * mouth) * max(0.0, 1.0 - was_open / 0.08)
     if share <= 0.0:
         return picture
