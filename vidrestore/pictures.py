@@ -184,8 +184,8 @@ class _Whole:
     """Finds faces in a picture and puts them back restored."""
 
     def __init__(self, config: RestoreConfig, restorer: Restorer, finder: FaceFinder) -> None:
-        # one look is all there is
-        track = replace(config.track, method="points", lookahead=0, min_hits=1)
+        # one look is all there is, and a picture that was handed in is wanted however blurred it is
+        track = replace(config.track, method="points", lookahead=0, min_hits=1, min_detail=0.0)
         self._config = replace(config, track=track)
         self._restorer = restorer
         self._finder = finder
