@@ -202,14 +202,14 @@ def _evidence(change: Tensor, misfit: Tensor, inside: Tensor) -> Tensor:
 def _affine_fit(places: NDArray[np.float64], moved: NDArray[np.float64]) -> NDArray[np.float64]:
     """(V, 2), (V, 2) -> (3, 2): moved as a linear function of (x, y, 1)."""
     design = np.column_stack([places, np.ones(len(places))])
-    fit: NDArray[np.float64] = np.linalg.lstsq(design, moved, rcond=None)[0]
-    return fit
+    return np.asarray(np.linalg.lstsq(design, moved, rcond=None)[0], np.float64)
 
 
 @lru_cache(maxsize=16)
 def _growth(coarse: int, size: int, device: torch.device) -> Tensor:
     """(S, G): rows of weights of linear interpolation between cell centres."""
-    return functional.interpolate(torch.eye(coarse)[None], size=size, mode="linear")[0].T.contiguous().to(device)
+    rows: Tensor = functional.interpolate(torch.eye(coarse)[None], size=size, mode="linear")[0].T
+    return rows.contiguous().to(device)
 
 
 @lru_cache(maxsize=16)
@@ -223,8 +223,9 @@ def centres(size: int, device: torch.device) -> Tensor:
 @lru_cache(maxsize=16)
 def _middle(size: int, device: torch.device) -> Tensor:
     """(G, G): 1 over the face of the FFHQ template, falling to 0 at the crop's border, where another motion may be."""
-    x, y = centres(size, device)
-    return (1.6 - 1.6 * (x.square() + (y - 0.05).square())).clamp(0.0, 1.0)
+    x, y = centres(size, device).unbind()
+    weight: Tensor = 1.6 - 1.6 * (x.square() + (y - 0.05).square())
+    return weight.clamp(0.0, 1.0)
 
 
 @lru_cache(maxsize=4)
