@@ -258,8 +258,11 @@ def test_shipped_weights_raise_psnr_and_ssim(shipped: CompactNet, pairs: dict[st
         assert after > before, f"{measure.__name__}: {before:.4f} became {after:.4f}"
 
 
-@pytest.mark.parametrize("level", ["light", "medium", "heavy"])
-def test_shipped_weights_lower_st_lpips(shipped: CompactNet, pairs: dict[str, np.ndarray], level: str) -> None:
+@pytest.mark.parametrize(("level", "share"), [("light", 0.95), ("medium", 0.85), ("heavy", 0.9)])
+def test_shipped_weights_lower_st_lpips(
+    shipped: CompactNet, pairs: dict[str, np.ndarray], level: str, share: float
+) -> None:
+    """By 9, 21 and 16 %, when they were made."""
     try:
         metric = ShiftTolerantLpips("alex")
     except WeightsError as error:
@@ -268,7 +271,7 @@ def test_shipped_weights_lower_st_lpips(shipped: CompactNet, pairs: dict[str, np
     with torch.no_grad():
         before = metric(tensor(pairs[level]), clean).mean()
         after = metric(tensor(restore(shipped, pairs[level])), clean).mean()
-    assert float(after) < float(before)
+    assert float(after) < share * float(before)
 
 
 @pytest.mark.parametrize("level", ["light", "medium", "heavy"])
@@ -279,7 +282,7 @@ def test_shipped_weights_paint_no_grid(shipped: CompactNet, pairs: dict[str, np.
         change = (shipped(images) - images).mean(1, keepdim=True)
     phases = torch.nn.functional.pixel_unshuffle(change, 4)  # (N, 16, 64, 64)
     local = torch.nn.functional.avg_pool2d(phases, 8)  # over 32 x 32 pixels, where faces average out
-    assert float((local - local.mean(1, keepdim=True)).square().mean().sqrt()) * 127.5 < 0.35
+    assert float((local - local.mean(1, keepdim=True)).square().mean().sqrt()) * 127.5 < 0.25
 
 
 @pytest.mark.parametrize("level", ["light", "medium", "heavy"])
@@ -296,7 +299,7 @@ def test_a_face_that_moves_by_two_pixels_is_restored_alike(
 
 
 def test_shipped_weights_leave_good_faces_nearly_alone(shipped: CompactNet, pairs: dict[str, np.ndarray]) -> None:
-    assert min(psnr(a, b) for a, b in zip(restore(shipped, pairs["clean"]), pairs["clean"], strict=True)) > 32.0
+    assert min(psnr(a, b) for a, b in zip(restore(shipped, pairs["clean"]), pairs["clean"], strict=True)) > 44.0
 
 
 def test_shipped_weights_keep_colours(shipped: CompactNet, pairs: dict[str, np.ndarray]) -> None:
