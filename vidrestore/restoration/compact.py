@@ -289,8 +289,8 @@ def without_grid(change: Tensor, tent: Tensor | None = None) -> Tensor:
     for kernel in ((1, _NEAR), (_NEAR, 1)):
         margin = (kernel[0] // 2, kernel[1] // 2)
         places = functional.avg_pool2d(places, kernel, 1, margin, count_include_pad=False)
-    places = places.unflatten(1, (channels, _BLOCK**2))
-    places = (places - places.mean(2, keepdim=True)).flatten(1, 2).contiguous(memory_format=last)
+    each = places.view(len(change), channels, _BLOCK**2, *places.shape[2:])
+    places = (each - each.mean(2, keepdim=True)).flatten(1, 2).contiguous(memory_format=last)
     return change - functional.pixel_shuffle(places, _BLOCK)
 
 
@@ -377,8 +377,8 @@ def dims_of(raw: Mapping[str, Any]) -> CompactDims:
         TypeError: an unknown key, or a value of a wrong kind.
         ValueError: the levels do not agree.
     """
-    values = {k: tuple(v) if isinstance(v, list) else v for k, v in raw.items()}
-    dims = CompactDims(**{"without_grid": False} | values)
+    values: dict[str, Any] = {k: tuple(v) if isinstance(v, list) else v for k, v in raw.items()}
+    dims = CompactDims(**{"without_grid": False, **values})
     if not isinstance(dims.without_grid, bool):
         raise TypeError(f"without_grid must be true or false, got {dims.without_grid!r}")
     return dims

@@ -355,12 +355,12 @@ def roughen(picture: Picture, rng: np.random.Generator) -> Picture:
     """
     side = picture.shape[0]
     grain = rng.standard_normal((side, side, 1), np.float32)
-    wide = cv2.GaussianBlur(grain, (0, 0), rng.uniform(0.5, 1.2))[..., None]
-    grain = rng.uniform(0.2, 0.7) * grain + wide / max(float(wide.std()), 1e-6)
+    wide = np.asarray(cv2.GaussianBlur(grain, (0, 0), rng.uniform(0.5, 1.2)), np.float32)[..., None]
+    rough: Picture = rng.uniform(0.2, 0.7) * grain + wide / max(float(wide.std()), 1e-6)
     where = cv2.resize(rng.uniform(0.2, 1.0, (5, 5)).astype(np.float32), (side, side), interpolation=cv2.INTER_CUBIC)
     strength = np.float32(rng.uniform(0.5, 5.0) / 255.0)
-    rough = picture + grain * where[..., None] * strength * (0.4 + picture.mean(2, keepdims=True))
-    return np.clip(rough, 0.0, 1.0).astype(np.float32)
+    rough = picture + rough * where[..., None] * strength * (0.4 + picture.mean(2, keepdims=True))
+    return np.asarray(np.clip(rough, 0.0, 1.0), dtype=np.float32)
 
 
 def to_bytes(picture: Picture) -> Tensor:
