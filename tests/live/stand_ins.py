@@ -88,7 +88,10 @@ class OneFace:
 
 
 class TimedRestorer:
-    """Brightens stripes, and takes so many seconds for it on a made-up clock."""
+    """Brightens stripes, and takes so many seconds for it on a made-up clock.
+
+    They are finer than eyes and mouth: coarser ones would be taken for something that covers the face.
+    """
 
     size = 32
     device = torch.device("cpu")
@@ -100,7 +103,7 @@ class TimedRestorer:
         self.calls += 1
         if self.clock is not None:
             self.clock.now += self.seconds
-        stripes = torch.linspace(-1, 1, images.shape[-1]).mul(9.42).sin()
+        stripes = torch.linspace(-1, 1, images.shape[-1]).mul(25.13).sin()
         return images + 0.3 * stripes
 
 
@@ -139,7 +142,14 @@ class FakeAside:
 
 
 def live_config(**live: object) -> RestoreConfig:
-    return load_config(preset="live", overrides={"live": live, "detect": {"min_face_px": 8}, "track": {"min_hits": 1}})
+    """The stand-in's faces are in no picture: there is nothing that a 3D face could be read from or held still by."""
+    stages: dict[str, dict[str, object]] = {
+        "live": live,
+        "detect": {"min_face_px": 8},
+        "track": {"min_hits": 1, "method": "points"},
+        "restore": {"steady": 0.0},
+    }
+    return load_config(preset="live", overrides=stages)
 
 
 def captured(number: int, at_s: float, info: StreamInfo | None = None) -> Captured:
