@@ -1,0 +1,67 @@
+"""What a phase of ``mobile``'s training lets learn, and what it leaves alone."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from pathlib import Path
+
+import cv2
+import numpy as np
+import pytest
+import torch
+
+from vidrestore.morphable.camera import Camera
+from vidrestore.morphable.files import load_vr468
+from vidrestore.morphable.prior import ShapePrior
+from vidrestore.morphable.regressor import ShapeRegressor
+from vidrestore.train import mobile
+from vidrestore.train.run import shipped_config
+
+SIDE = 128
+
+
+@pytest.fixture(scope="module")
+def prior() -> ShapePrior:
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(0)
+        return ShapePrior(regressor=ShapeRegressor().eval())
+
+
+@pytest.fixture(scope="module")
+def config(tmp_path_factory: pytest.TempPathFactory, prior: ShapePrior) -> mobile.MobileConfig:
+    """The smoke configuration on three rendered faces, whose points are known."""
+    root = tmp_path_factory.mktemp("faces")
+    coefficients = torch.zeros(3, 257)
+    coefficients[:, :224] = 0.7 * torch.randn(3, 224, generator=torch.Generator().manual_seed(1))
+    coefficients[:, 255:] = torch.tensor([0.03, -1.6])
+    pictures = ((prior.picture(coefficients, SIDE)[:, :3] + 1) * 127.5).round().byte().permute(0, 2, 3, 1).numpy()
+    points = load_vr468()(coefficients, Camera().scaled(SIDE)).points_px.numpy()
+    shares = np.concatenate([(points + 0.5) / SIDE, np.zeros((3, len(points[0]), 1))], -1).astype(np.float32)
+    names = [f"{i:05d}.png" for i in range(3)]
+    for name, picture in zip(names, pictures, strict=True):
+        cv2.imwrite(str(root / name), picture[..., ::-1])
+    np.savez(root / "points.npz", points=shares, scores=np.full(3, 30.0), names=np.array(names))
+    settings = [f"data.faces={root}", f"data.cache={root}/c.npy", f"data.points={root}/points.npz", "run.max_steps=2"]
+    return mobile.load_config(shipped_config("mobile_smoke"), settings)
+
+
+def moved(folder: Path) -> set[str]:
+    """First words of the names of the parameters that differ between the network and what it began as."""
+    raw = torch.load(folder / "checkpoint.pt", weights_only=True)
+    first = torch.load(folder.with_name("first") / "checkpoint.pt", weights_only=True)
+    return {k.split(".")[0] for k, v in raw["network"].items() if not torch.equal(v, first["network"][k])}
+
+
+@pytest.mark.parametrize(
+    ("learns", "expected"), [(("fine",), {"fine"}), (("fine", "joins"), {"fine", "joins"})], ids=["fine", "joins"]
+)
+def test_only_what_is_named_learns(
+    config: mobile.MobileConfig, prior: ShapePrior, tmp_path: Path, learns: tuple[str, ...], expected: set[str]
+) -> None:
+    phase = mobile.Phase(batch=1, learns=learns, style=0.0)
+    data = replace(config.data, size=512, cache_size=512)  # at 256 pixels there is no finest octave
+    run = replace(config, phase=(phase,), data=replace(data, cache=str(tmp_path / "c.npy")))
+    frozen = replace(run.optimiser, learning_rate=0.0, final_rate=0.0)
+    mobile.train(replace(run, optimiser=frozen), tmp_path / "first", prior=prior)
+    mobile.train(run, tmp_path / "run", prior=prior)
+    assert moved(tmp_path / "run") == expected
