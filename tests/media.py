@@ -1,4 +1,4 @@
-"""Clips for the tests, made through PyAV alone: none of the code under test takes part."""
+"""Clips for the tests, made through PyAV alone: none of the code under test touches their pixels or times."""
 
 from __future__ import annotations
 
@@ -11,6 +11,8 @@ from typing import Any
 import av
 import numpy as np
 from numpy.typing import NDArray
+
+from vidrestore.encode.scheduling import ordinary_scheduling
 
 PCM_RATE = 48000
 
@@ -80,6 +82,9 @@ def write_clip(
         if clockwise or is_mirrored:
             stream.set_display_rotation(-clockwise, hflip=is_mirrored)
         tones = [_add_tone(container, name) for name in audio]
+        if codec == "libsvtav1":
+            with ordinary_scheduling():
+                container.start_encoding()
         for frame, time in zip(frames, pts, strict=True):
             frame.pts, frame.time_base = time, time_base
             if tags is not None:

@@ -91,7 +91,7 @@ def restore_command(
     preset: PresetOption = None,
     config_file: ConfigOption = None,
     strength: StrengthOption = None,
-    network: Annotated[str | None, typer.Option(help="Which network restores: compact or codeformer.")] = None,
+    network: Annotated[str | None, typer.Option(help="Which network: compact, codeformer, sgpn, mobile, auto.")] = None,
     fidelity: Annotated[
         float | None, typer.Option("--fidelity", "-w", help="codeformer: 0 cleanest, 1 closest to the input.")
     ] = None,

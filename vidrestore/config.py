@@ -67,8 +67,8 @@ class DetectOptions:
     max_enlargement: Annotated[float, Field(ge=1.0, le=8.0)] = 2.0
     """Small pictures are enlarged at most so much for detection (176 x 144 needs about 2)."""
     every: Annotated[int, Field(ge=1, le=60)] = 1
-    """``track.method = "points"``: run the detector on every n-th frame and after each cut; the tracker fills the frames
-    between. The tracker that carries a 3D face decides by itself when to look."""
+    """``track.method = "points"``: run the detector on every n-th frame and after each cut; the tracker fills the gaps.
+    The tracker that carries a 3D face decides by itself when to look."""
     min_face_px: Annotated[float, Field(ge=0.0)] = 16.0
     """Faces whose box is narrower, in display pixels, are left alone: nothing is there to restore."""
     threads: Annotated[int, Field(ge=0, le=256)] = 0
@@ -80,8 +80,8 @@ class TrackOptions:
     """Joining detections into persons, steady in time."""
 
     method: Literal["mesh", "points"] = "mesh"
-    """``mesh`` carries a 3D face from frame to frame and asks the detector on key frames only; ``points`` joins the five
-    points of a detector that looks every ``detect.every`` frames."""
+    """``mesh`` carries a 3D face from frame to frame and asks the detector on key frames only; ``points`` joins the
+    five points of a detector that looks every ``detect.every`` frames."""
     shortest_gap: Annotated[int, Field(ge=1, le=60)] = 4
     """``mesh``: frames from one look of the detector to the next while faces come, go, hide or move fast."""
     longest_gap: Annotated[int, Field(ge=1, le=120)] = 15

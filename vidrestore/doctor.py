@@ -21,6 +21,7 @@ import torch
 from vidrestore import __version__
 from vidrestore.device import choose_device, choose_precision, describe_device
 from vidrestore.encode.codecs import ENCODERS
+from vidrestore.encode.scheduling import ordinary_scheduling
 from vidrestore.errors import VidrestoreError
 
 __all__ = ["Check", "examine"]
@@ -105,7 +106,8 @@ def _can_encode(encoder: str, pix_fmt: str = "yuv420p") -> bool:
             context.options = {"profile": "dnxhr_hq"}
         if encoder == "libx265":
             context.options = {"x265-params": "log-level=none"}
-        context.open()
+        with ordinary_scheduling():
+            context.open()
         frame = av.VideoFrame(256, 256, pix_fmt)
         for plane in frame.planes:
             plane.update(bytes(plane.buffer_size))

@@ -12,6 +12,7 @@ from fractions import Fraction
 from av.video.format import VideoFormat
 
 from vidrestore.config import EncodeOptions
+from vidrestore.encode.scheduling import ordinary_scheduling
 from vidrestore.types import Colour, PixelFormat
 
 __all__ = [
@@ -229,15 +230,20 @@ def muxer_options(extension: str, time_base: Fraction, first_pts: int = 0) -> di
 
 @contextlib.contextmanager
 def quiet_encoder(codec: str) -> Iterator[None]:
-    """Keeps SVT-AV1 from writing to the terminal while it starts; its environment variable is its only switch."""
-    if codec != "av1" or "SVT_LOG" in os.environ:
+    """Keeps SVT-AV1, while it starts, from the terminal (its environment variable is its only switch) and from
+    :mod:`real-time scheduling <vidrestore.encode.scheduling>`."""
+    if codec != "av1":
         yield
         return
-    os.environ["SVT_LOG"] = "0"
+    is_ours = "SVT_LOG" not in os.environ
+    if is_ours:
+        os.environ["SVT_LOG"] = "0"
     try:
-        yield
+        with ordinary_scheduling():
+            yield
     finally:
-        del os.environ["SVT_LOG"]
+        if is_ours:
+            del os.environ["SVT_LOG"]
 
 
 def encoder_rate(codec: str, rate: Fraction | None) -> Fraction:

@@ -23,7 +23,7 @@ from vidrestore.live.sinks import ConsumerGoneError, Output, Sink, create_new, r
 from vidrestore.live.slate import slate
 from vidrestore.live.slot import LatestSlot
 from vidrestore.pipeline import load_finder
-from vidrestore.restoration.restorer import Restorer, load_restorer
+from vidrestore.restoration.restorer import Restorer, choose_network, load_restorer
 
 __all__ = ["LiveSession", "network_names", "preset_text_of"]
 
@@ -403,6 +403,6 @@ def _toml(value: object) -> str:
 def _load_networks(options: RestoreOptions) -> list[Restorer]:
     """The chosen network and, unless it is that already, the small one."""
     networks = [load_restorer(options)]
-    if options.network != SMALL_NETWORK:
+    if choose_network(options, networks[0].device) != SMALL_NETWORK:
         networks.append(load_restorer(replace(options, network=SMALL_NETWORK)))
     return networks
