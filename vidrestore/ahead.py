@@ -50,6 +50,7 @@ class Ahead(Generic[T]):
         self._stopped = threading.Event()
         self._ended = False
         self._run_s = self._blocked_s = self.waited_s = 0.0
+        self._blocked_since: float | None = None
         self._thread = threading.Thread(target=self._run, name=f"vidrestore-{name}", daemon=True)
         self._thread.start()
 
@@ -93,7 +94,9 @@ class Ahead(Generic[T]):
     def stage_time(self, upstream: Ahead[object] | None = None) -> StageTime:
         """Busy, starved and blocked seconds; the time spent waiting for ``upstream`` counts as starved."""
         starved = upstream.waited_s if upstream is not None else 0.0
-        return StageTime(max(self._run_s - starved, 0.0), starved, self._blocked_s)
+        since = self._blocked_since  # of a wait that goes on
+        waits_s = time.perf_counter() - since if since is not None else 0.0
+        return StageTime(max(self._run_s - starved, 0.0), starved, self._blocked_s + waits_s)
 
     def _run(self) -> None:
         error: BaseException | None = None
@@ -117,11 +120,12 @@ class Ahead(Generic[T]):
             self._put(_End(error))
 
     def _put(self, item: T | _End) -> None:
-        begin = time.perf_counter()
+        self._blocked_since = begin = time.perf_counter()
         while not self._stopped.is_set():
             try:
                 self._queue.put(item, timeout=_POLL_S)
                 break
             except queue.Full:
                 continue
+        self._blocked_since = None
         self._blocked_s += time.perf_counter() - begin
