@@ -20,6 +20,7 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import NDArray
 
+from vidrestore.decode.blocks import LEVEL, best_correlation, correlation
 from vidrestore.decode.transitions import Transitions
 from vidrestore.types import Frame, Plane
 
@@ -28,7 +29,7 @@ __all__ = ["ShotDetector"]
 # Blocks of the picture that are compared, rows and columns: coarse enough that grain and small motion average out
 _GRID = (18, 32)
 # Blocks that the picture may have moved by from one frame to the next, about a tenth of its size
-_SHIFTS_Y, _SHIFTS_X = 2, 3
+_SHIFTS = (2, 3)
 _BINS = 64
 # Frames of recent activity that a cut must stand out from, and by how much
 _MEMORY = 8
@@ -38,11 +39,10 @@ _OUTSTANDING = 2.0
 _STRUCTURE_ALONE = 0.5
 # Below it no shift is tried: it could only make the change smaller
 _NOT_NEAR_A_CUT = 0.1
-_LEVEL = 1 / 255
 # Standard deviation over the blocks: below the first a picture shows nothing, above the second it shows something
-_FLAT, _STRUCTURED = 3 * _LEVEL, 24 * _LEVEL
+_FLAT, _STRUCTURED = 3 * LEVEL, 24 * LEVEL
 # A flash brightens (nearly) every block, and by so much on average; it is over after so many frames
-_FLASH_SHARE, _FLASH_GAIN, _FLASH_FRAMES = 0.98, 12 * _LEVEL, 5
+_FLASH_SHARE, _FLASH_GAIN, _FLASH_FRAMES = 0.98, 12 * LEVEL, 5
 
 
 @dataclass(frozen=True, slots=True)
@@ -140,35 +140,15 @@ def _change(before: _Signature, after: _Signature) -> float:
         # nothing to correlate with: the appearing or vanishing of contrast is the structure's change
         structure = (high - low) / max(high, _STRUCTURED)
         return math.sqrt(structure * math.sqrt(structure * tones))
-    difference = min(1.0, max(0.0, 1.0 - _correlation(before.blocks, after.blocks)))
+    difference = min(1.0, max(0.0, 1.0 - correlation(before.blocks, after.blocks)))
     if math.sqrt(difference * math.sqrt(difference * tones)) < _NOT_NEAR_A_CUT and difference < _STRUCTURE_ALONE:
         return math.sqrt(difference * math.sqrt(difference * tones))
-    structure = min(1.0, max(0.0, 1.0 - _best_correlation(before.blocks, after.blocks)))
+    structure = min(1.0, max(0.0, 1.0 - best_correlation(before.blocks, after.blocks, most=_SHIFTS)))
     return max(math.sqrt(difference * math.sqrt(structure * tones)), structure - _STRUCTURE_ALONE)
-
-
-def _best_correlation(before: NDArray[np.float32], after: NDArray[np.float32]) -> float:
-    """The highest over the shifts that a camera makes between two frames."""
-    rows, columns = before.shape
-    best = -1.0
-    for dy in range(-min(_SHIFTS_Y, rows // 4), min(_SHIFTS_Y, rows // 4) + 1):
-        for dx in range(-min(_SHIFTS_X, columns // 4), min(_SHIFTS_X, columns // 4) + 1):
-            a = before[max(0, dy) : rows + min(0, dy), max(0, dx) : columns + min(0, dx)]
-            b = after[max(0, -dy) : rows + min(0, -dy), max(0, -dx) : columns + min(0, -dx)]
-            best = max(best, _correlation(a, b))
-    return best
-
-
-def _correlation(first: NDArray[np.float32], second: NDArray[np.float32]) -> float:
-    a, b = first - first.mean(), second - second.mean()
-    power = float(np.sqrt((a * a).sum() * (b * b).sum()))
-    floor = a.size * _LEVEL**2
-    correlation: float = (float((a * b).sum()) + floor) / (power + floor)
-    return correlation
 
 
 def _is_flash(before: _Signature, after: _Signature) -> bool:
     """A picture with contents becomes brighter all over, as with a photographer's flash; light from black is none."""
     gain = after.blocks - before.blocks
-    is_brighter = float((gain >= -2 * _LEVEL).mean()) >= _FLASH_SHARE and float(gain.mean()) >= _FLASH_GAIN
+    is_brighter = float((gain >= -2 * LEVEL).mean()) >= _FLASH_SHARE and float(gain.mean()) >= _FLASH_GAIN
     return is_brighter and before.spread >= _FLAT

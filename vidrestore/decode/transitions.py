@@ -18,16 +18,13 @@ from __future__ import annotations
 from collections import deque
 
 import numpy as np
-from numpy.typing import NDArray
+
+from vidrestore.decode.blocks import LEVEL, Blocks, best_correlation, correlation
 
 __all__ = ["Transitions"]
 
-Blocks = NDArray[np.float32]
-"""(rows, columns) mean luma in [0, 1]."""
-
-_LEVEL = 1 / 255
 # Standard deviation over the blocks: a picture below the first shows nothing, one above the second shows something
-_NOTHING, _SOMETHING = 3 * _LEVEL, 6 * _LEVEL
+_NOTHING, _SOMETHING = 3 * LEVEL, 6 * LEVEL
 # Correlation with the picture before: below it another one has come
 _OTHER = 0.55
 # Frames that a dissolve may have taken so far; the longest takes 2 s of 25 frames for 0.6 of its way
@@ -38,9 +35,9 @@ _UNEXPLAINED = 0.035
 # Most of the way that may be gone in one frame: more is a cut, which is not decided here
 _LONGEST_STEP = 0.45
 # Least change that is looked at, root of the mean square over the blocks
-_CHANGED = 8 * _LEVEL
-# Blocks by which a slow camera may have moved
-_SHIFT = 2
+_CHANGED = 8 * LEVEL
+# Blocks, down and across, by which a slow camera may have moved
+_SHIFTS = (2, 2)
 
 
 class Transitions:
@@ -75,7 +72,11 @@ class Transitions:
             return False
         if spread < _SOMETHING:
             return False
-        is_other = self._is_after_nothing and self._seen is not None and _likeness(self._seen, blocks) < _OTHER
+        is_other = (
+            self._is_after_nothing
+            and self._seen is not None
+            and best_correlation(self._seen, blocks, most=_SHIFTS) < _OTHER
+        )
         self._is_after_nothing = False
         self._seen = blocks
         return is_other
@@ -89,7 +90,7 @@ class Transitions:
         length = float(way @ way)
         if length < way.size * _CHANGED**2 or min(before.std(), now.std()) < _SOMETHING:
             return False
-        if _correlation(before, now) >= _OTHER or _likeness(before, now) >= _OTHER:
+        if correlation(before, now) >= _OTHER or best_correlation(before, now, most=_SHIFTS) >= _OTHER:
             return False
         gone = [0.0]
         for picture in list(self._past)[-span + 1 :]:
@@ -100,23 +101,3 @@ class Transitions:
                 return False
             gone.append(share)
         return bool(np.diff([*gone, 1.0]).max() <= _LONGEST_STEP)
-
-
-def _likeness(before: Blocks, after: Blocks) -> float:
-    """The best correlation over the shifts of a slow camera."""
-    rows, columns = before.shape
-    best = -1.0
-    for dy in range(-min(_SHIFT, rows // 4), min(_SHIFT, rows // 4) + 1):
-        for dx in range(-min(_SHIFT, columns // 4), min(_SHIFT, columns // 4) + 1):
-            a = before[max(0, dy) : rows + min(0, dy), max(0, dx) : columns + min(0, dx)]
-            b = after[max(0, -dy) : rows + min(0, -dy), max(0, -dx) : columns + min(0, -dx)]
-            best = max(best, _correlation(a, b))
-    return best
-
-
-def _correlation(first: Blocks, second: Blocks) -> float:
-    a, b = first - first.mean(), second - second.mean()
-    power = float(np.sqrt((a * a).sum() * (b * b).sum()))
-    floor = a.size * _LEVEL**2  # grain of a picture that shows nothing
-    correlation: float = (float((a * b).sum()) + floor) / (power + floor)
-    return correlation

@@ -8,8 +8,9 @@ import numpy as np
 from numpy.typing import NDArray
 
 from vidrestore.geometry import box_iou
+from vidrestore.types import Detections
 
-__all__ = ["associate", "distinct", "overlap_of_smaller"]
+__all__ = ["associate", "distinct", "overlap_of_smaller", "states_of"]
 
 DUPLICATE_OVERLAP = 0.6  # of the smaller box's area: a detection that lies so far inside another is the same face
 
@@ -64,6 +65,13 @@ def overlap_of_smaller(a: NDArray[np.floating[Any]], b: NDArray[np.floating[Any]
     sides = np.minimum(a[2:4], b[2:4]) - np.maximum(a[:2], b[:2])
     areas = (a[2:4] - a[:2]).prod(), (b[2:4] - b[:2]).prod()
     return float(np.clip(sides, 0, None).prod() / max(min(areas), 1e-9))
+
+
+def states_of(detections: Detections) -> NDArray[np.float64]:
+    """(N, 15): box 4, landmarks 10, score 1 of each detection."""
+    n = len(detections)
+    rows = [detections.boxes, detections.landmarks.reshape(n, 10), detections.scores[:, None]]
+    return np.concatenate(rows, 1).astype(np.float64)
 
 
 def _relative_distance(a: NDArray[np.float32], b: NDArray[np.float32]) -> NDArray[np.float64]:

@@ -27,7 +27,7 @@ from numpy.typing import NDArray
 
 from vidrestore.config import TrackOptions
 from vidrestore.geometry import Affine, box_iou
-from vidrestore.track.associate import associate, distinct
+from vidrestore.track.associate import associate, distinct, states_of
 from vidrestore.track.face import PITCH_AT_EASE, FaceReader, Look, crop_at
 from vidrestore.track.given import GIVEN_SCORE, GivenBoxes, points_in_box, with_given
 from vidrestore.track.life import strength_after
@@ -429,7 +429,7 @@ class MeshTracker:
         assert self._look is not None
         self.num_looks += 1
         found = with_given(self._look(frame), self._given.get(frame.index))
-        states = _states(found)
+        states = states_of(found)
         states = states[distinct(states[:, :4], states[:, 14])]
         alive = [p for p in self._people if not p.has_ended]
         predicted = np.array([p.box_at(frame.index) for p in alive], np.float32).reshape(-1, 4)
@@ -735,12 +735,6 @@ class MeshTracker:
         window = int(3 * self._options.smoothing_frames) + 4
         for person in self._people:
             person.forget_before(index - window)
-
-
-def _states(detections: Detections) -> NDArray[np.float64]:
-    n = len(detections)
-    rows = [detections.boxes, detections.landmarks.reshape(n, 10), detections.scores[:, None]]
-    return np.concatenate(rows, 1).astype(np.float64)
 
 
 def _weight(look: Look) -> float:

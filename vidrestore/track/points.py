@@ -15,7 +15,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from vidrestore.config import TrackOptions
-from vidrestore.track.associate import associate, distinct
+from vidrestore.track.associate import associate, distinct, states_of
 from vidrestore.track.given import GivenBoxes, with_given
 from vidrestore.track.life import strength_after
 from vidrestore.track.smooth import smooth_at
@@ -111,7 +111,7 @@ class PointTracker:
         return done
 
     def _see(self, index: int, detections: Detections) -> None:
-        found = _states(detections)
+        found = states_of(detections)
         found = found[distinct(found[:, :4], found[:, 14])]
         reach = self._options.max_missed + self._every
         alive = [person for person in self._people if index - person.last_seen <= reach]
@@ -189,9 +189,3 @@ class PointTracker:
         window = int(3 * self._options.smoothing_frames) + 2 * self._every + 2
         for person in self._people:
             person.forget_before(index - window)
-
-
-def _states(detections: Detections) -> NDArray[np.float64]:
-    n = len(detections)
-    rows = [detections.boxes, detections.landmarks.reshape(n, 10), detections.scores[:, None]]
-    return np.concatenate(rows, 1).astype(np.float64)
