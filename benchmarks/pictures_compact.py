@@ -3,7 +3,8 @@
     python benchmarks/pictures_compact.py --faces data/faces [--folder docs/images]
 
 Rows are the pictures, columns the faces: two of each level, the middle of the crop at its own size. Numbers of faces
-and seeds are fixed in here, chosen before any result was seen.
+and seeds are fixed in here, chosen before any result was seen. The sheet of real people is for looking at, not for
+the repository: their pictures belong to the packages that carry them.
 """
 
 from __future__ import annotations
