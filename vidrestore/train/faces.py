@@ -27,7 +27,17 @@ from numpy.typing import NDArray
 
 from vidrestore.errors import ConfigError
 
-__all__ = ["FACE_SIZE", "MEAN_COUNT", "MEAN_SEED", "FaceGenerator", "find_generator", "latent_of", "make_faces"]
+__all__ = [
+    "FACE_SIZE",
+    "MEAN_COUNT",
+    "MEAN_SEED",
+    "FaceGenerator",
+    "face_path",
+    "find_generator",
+    "latent_of",
+    "make_faces",
+    "write_face",
+]
 
 FACE_SIZE = 512
 """Side of a face in pixels; the generator makes 1024, whose finest octave holds little."""
@@ -117,12 +127,12 @@ def make_faces(
     target.mkdir(parents=True, exist_ok=True)
     cores = threads or os.cpu_count() or 1
     generator = FaceGenerator(cores)
-    missing = [i for i in range(start, start + count) if not _path(target, i).is_file()]
+    missing = [i for i in range(start, start + count) if not face_path(target, i).is_file()]
     styles = {number: generator.style(number) for number in missing}
 
     def make(number: int) -> None:
         if number in styles:
-            _write(_path(target, number), generator.picture(styles[number]))
+            write_face(face_path(target, number), generator.picture(styles[number]))
 
     with ThreadPoolExecutor(cores) as pool:
         for done, _ in enumerate(pool.map(make, range(start, start + count)), 1):
@@ -131,7 +141,8 @@ def make_faces(
     return len(missing)
 
 
-def _path(folder: Path, number: int) -> Path:
+def face_path(folder: Path, number: int) -> Path:
+    """Where a face of this number lies in a folder of faces."""
     return folder / f"{number:05d}.jpg"
 
 
@@ -167,7 +178,12 @@ def _render(synthesis: Any, style: NDArray[np.float32]) -> NDArray[np.uint8]:
     return np.asarray(np.rint(small), dtype=np.uint8)
 
 
-def _write(path: Path, picture: NDArray[np.uint8]) -> None:
+def write_face(path: Path, picture: NDArray[np.uint8]) -> None:
+    """Writes (S, S, 3) uint8 RGB as JPEG of quality 97; the file appears whole or not at all.
+
+    Raises:
+        OSError: it cannot be written.
+    """
     ok, data = cv2.imencode(".jpg", picture[..., ::-1], [cv2.IMWRITE_JPEG_QUALITY, _QUALITY])
     if not ok:
         raise OSError(f"{path}: JPEG encoding failed")

@@ -9,8 +9,10 @@ expression lives; colour and texture are made by the fine ones.
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+import os
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
+from pathlib import Path
 
 import numpy as np
 import torch
@@ -21,10 +23,10 @@ from torch.nn import functional
 from vidrestore.errors import ConfigError
 from vidrestore.restoration.mobilestyle import StyleGenerator
 from vidrestore.train.facemesh import FaceMesh
-from vidrestore.train.faces import latent_of
-from vidrestore.train.generator import Mapping
+from vidrestore.train.faces import face_path, latent_of, write_face
+from vidrestore.train.generator import Mapping, load_generator, load_mapping
 
-__all__ = ["Change", "changes", "directions", "measures"]
+__all__ = ["Change", "changes", "directions", "make_expressions", "measures"]
 
 Array = NDArray[np.float64]
 
@@ -125,11 +127,60 @@ def changes(
         neutral, score = teacher.find(_picture(generator, w, torch.zeros_like(w)))
         rng = np.random.default_rng([person, 7])
         for _ in range(each):
-            amounts = np.array([rng.uniform(low, high) * (rng.random() < share) for _, low, high, share in _AMOUNTS])
+            amounts = _amounts(rng)
             move = torch.from_numpy(amounts).float() @ moves
             points, after_score = teacher.find(_picture(generator, w, move))
             if min(score, after_score) > 20.0:
                 yield Change(person, neutral, points, amounts)
+
+
+@torch.inference_mode()
+def make_expressions(
+    folder: str | os.PathLike[str],
+    moves: Tensor,
+    mean: Tensor,
+    *,
+    start: int,
+    count: int,
+    progress: Callable[[int, int], None] | None = None,
+) -> int:
+    """Writes people who are not at rest as ``NNNNN.jpg``, 512 x 512, one picture each; those there are kept.
+
+    A person depends on his number and on the moves; about 1.7 s of a core each.
+
+    Args:
+        folder: made if missing.
+        moves: of :func:`directions`.
+        mean: (512,) mean style.
+        start: number of the first person.
+        count: how many.
+        progress: called with (done, count) after each person that was made.
+
+    Returns:
+        How many were made now.
+
+    Raises:
+        ConfigError: ``random-face`` is not installed.
+    """
+    target = Path(folder)
+    target.mkdir(parents=True, exist_ok=True)
+    missing = [p for p in range(start, start + count) if not face_path(target, p).is_file()]
+    if not missing:
+        return 0
+    mapping, generator = load_mapping(), load_generator()
+    for done, person in enumerate(missing, count - len(missing) + 1):
+        z, psi = latent_of(person)
+        w = mean + psi * (mapping(torch.from_numpy(z))[0] - mean)
+        move = torch.from_numpy(_amounts(np.random.default_rng([person, 7]))).float() @ moves
+        write_face(face_path(target, person), _picture(generator, w, move))
+        if progress is not None:
+            progress(done, count)
+    return len(missing)
+
+
+def _amounts(rng: np.random.Generator) -> Array:
+    """(6,) how far along each direction."""
+    return np.array([rng.uniform(low, high) * (rng.random() < share) for _, low, high, share in _AMOUNTS])
 
 
 def _picture(generator: StyleGenerator, w: Tensor, move: Tensor) -> NDArray[np.uint8]:
