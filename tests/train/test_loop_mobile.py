@@ -10,10 +10,13 @@ import numpy as np
 import pytest
 import torch
 
+from vidrestore.errors import ConfigError
 from vidrestore.morphable.camera import Camera
 from vidrestore.morphable.files import load_vr468
 from vidrestore.morphable.prior import ShapePrior
 from vidrestore.morphable.regressor import ShapeRegressor
+from vidrestore.restoration.compact import CompactNet, save_compact
+from vidrestore.restoration.mobile import MobileNet, load_mobile, save_mobile
 from vidrestore.train import mobile
 from vidrestore.train.run import shipped_config
 
@@ -65,3 +68,30 @@ def test_only_what_is_named_learns(
     mobile.train(replace(run, optimiser=frozen), tmp_path / "first", prior=prior)
     mobile.train(run, tmp_path / "run", prior=prior)
     assert moved(tmp_path / "run") == expected
+
+
+def test_a_run_goes_on_from_the_weights_of_another_and_takes_a_trunk(
+    config: mobile.MobileConfig, prior: ShapePrior, tmp_path: Path
+) -> None:
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(5)
+        own, trunk = MobileNet(config.network), CompactNet(config.network.trunk)
+    save_mobile(own, tmp_path / "mobile.safetensors")
+    save_compact(trunk, tmp_path / "compact.safetensors")
+    settings = [f"start={tmp_path}/mobile.safetensors", f"trunk={tmp_path}/compact.safetensors", "run.max_steps=1"]
+    frozen = replace(config.optimiser, learning_rate=0.0, final_rate=0.0)
+    data = [f"data.{name}={getattr(config.data, name)}" for name in ("faces", "cache", "points")]
+    run = mobile.load_config(shipped_config("mobile_smoke"), [*settings, *data])
+    mobile.train(replace(run, optimiser=frozen), tmp_path / "run", prior=prior)
+    state = load_mobile(tmp_path / "run" / "mobile.safetensors").state_dict()
+    expected = own.state_dict() | {f"trunk.{k}": v for k, v in trunk.state_dict().items()}
+    for name, value in expected.items():
+        assert torch.allclose(state[name], value, atol=1e-3), name
+
+
+def test_another_layout_is_refused(config: mobile.MobileConfig, prior: ShapePrior, tmp_path: Path) -> None:
+    save_mobile(MobileNet(replace(config.network, hidden=12)), tmp_path / "mobile.safetensors")
+    with pytest.raises(ConfigError, match="has the layout"):
+        mobile.train(replace(config, start=str(tmp_path / "mobile.safetensors")), tmp_path / "run", prior=prior)
+    with pytest.raises(ConfigError, match="or a weight file"):
+        replace(config, start=str(tmp_path / "none.safetensors"))

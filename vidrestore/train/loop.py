@@ -16,12 +16,15 @@ import torch
 from torch import Tensor
 
 from vidrestore.errors import ConfigError
+from vidrestore.evaluate.embedding import load_embedding
 from vidrestore.evaluate.perceptual import ShiftTolerantLpips
 from vidrestore.restoration.compact import CompactDims, CompactNet, load_compact, save_compact
 from vidrestore.train.data import FaceCache, FacePairs, HeldOut, Mix, batches, list_images, split_held_out
 from vidrestore.train.losses import (
     absolute_error,
     damage_share,
+    identity_error,
+    identity_moves,
     laplacian_error,
     perceptual_error,
     sample_weights,
@@ -124,6 +127,9 @@ class Phase:
     fall on other pixels of the network's blocks each time."""
     judged: int | None = None
     """So many pictures of a batch are looked at by ST-LPIPS, which costs several times the network; None is all."""
+    identity: float = 0.0
+    """Weight of the distance of dlib's embedding of the restored face from the clean one's, by damage as ST-LPIPS. The
+    network must see whole crops: without ``crop`` and ``shift``."""
     crop: int | None = None
     """Side of the random window of the face that is trained on, in pixels; None is the whole."""
     steady: float = 0.0
@@ -152,6 +158,8 @@ class TrainConfig:
             side = (phase.crop or self.data.size) - phase.shift
             if phase.perceptual > 0.0 and phase.window > side:
                 raise ConfigError(f"window must be at most the crop, got {phase}")
+            if phase.identity > 0.0 and (phase.crop is not None or phase.shift > 0):
+                raise ConfigError(f"identity wants the whole face: no crop, no shift, got {phase}")
             if phase.views not in (1, 2) or (phase.steady > 0.0 and phase.views != 2 and phase.shift == 0):
                 raise ConfigError(f"views must be 1 or 2, and 2 where steady is above 0 without shift, got {phase}")
             if phase.shift < 0 or side % self.network.multiple:
@@ -190,7 +198,7 @@ def train(
 
     Raises:
         ConfigError: no faces, or too few.
-        WeightsError: the checkpoint is damaged or of another network, or ST-LPIPS is wanted and not installed.
+        WeightsError: the checkpoint is damaged or of another network, or a loss's network is wanted and not installed.
         FloatingPointError: the loss is no longer finite; the last checkpoint is kept.
     """
     report = run(_CompactTraining(config), config.run, folder, config=config, progress=progress, stop=stop)
@@ -220,6 +228,8 @@ class _CompactTraining:
         )
         wants_metric = any(p.perceptual > 0 for p in config.phase)
         self.metric = ShiftTolerantLpips("alex").to(config.run.device) if wants_metric else None
+        knows_people = any(p.identity > 0 for p in config.phase)
+        self.embedding = load_embedding().to(config.run.device) if knows_people else None
         self.phase: Phase | None = None
         self.source: Iterator[tuple[Tensor, Tensor]] = iter(())
 
@@ -287,6 +297,10 @@ class _CompactTraining:
             few = slice(None, phase.judged)
             distance = perceptual_error(self.metric, restored[few], reference[few], corner=corner, side=phase.window)
             terms["perceptual"] = (damage_share(before[few]) * distance).mean()
+        if phase.identity > 0.0 and self.embedding is not None:
+            moves = identity_moves(rng_at(clock.options.seed, 7, clock.step), len(restored)).to(restored.device)
+            distance = identity_error(self.embedding, restored, reference, moves)
+            terms["identity"] = (damage_share(before) * distance).mean()
         if phase.steady > 0.0:
             terms["steady"] = unsteadiness(restored, offsets, margin=_EDGE if phase.shift > 0 else 0)
         return terms, (weights * before).mean().detach()

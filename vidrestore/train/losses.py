@@ -1,16 +1,20 @@
-"""What training makes small: absolute error, Laplacian pyramid, shift-tolerant LPIPS, steadiness between frames."""
+"""What training makes small: absolute error, Laplacian pyramid, ST-LPIPS, identity, steadiness between frames."""
 
 from __future__ import annotations
 
+import numpy as np
 import torch
 from torch import Tensor
 from torch.nn import functional
 
+from vidrestore.evaluate.embedding import FaceEmbedding
 from vidrestore.evaluate.perceptual import ShiftTolerantLpips
 
 __all__ = [
     "absolute_error",
     "damage_share",
+    "identity_error",
+    "identity_moves",
     "laplacian_error",
     "perceptual_error",
     "published_normalisation",
@@ -109,6 +113,26 @@ def perceptual_error(
     with torch.no_grad():
         target = metric.features(reference[window])
     return metric.compare(metric.features(restored[window]), target)
+
+
+def identity_error(network: FaceEmbedding, restored: Tensor, reference: Tensor, moves: Tensor | None = None) -> Tensor:
+    """(B,) distances of who is seen: 0.6 and more are another person to dlib.
+
+    Args:
+        network: with frozen parameters.
+        restored: (B, 3, S, S) whole crops in [-1, 1], aligned as FFHQ's.
+        reference: the same shape; no gradient flows into it.
+        moves: (B, 3) of the window that the network sees, of both; see :meth:`FaceEmbedding.chips`.
+    """
+    with torch.no_grad():
+        target = network.of_crops(reference, moves)
+    difference = network.of_crops(restored, moves) - target
+    return (difference.square().sum(1) + 1e-6).sqrt()  # the root of 0 has no slope
+
+
+def identity_moves(rng: np.random.Generator, count: int) -> Tensor:
+    """(count, 3) of windows as much beside the mean one as dlib's own predictor lays them, and a little more."""
+    return torch.from_numpy(rng.normal(0.0, (0.02, 0.02, 0.06), (count, 3))).float()
 
 
 def published_normalisation(pictures: Tensor) -> Tensor:

@@ -5,9 +5,9 @@ run here sees. In ``style`` phases only the encoder and the latent learn, from t
 made of, which needs neither generator nor trunk and is therefore cheap.
 
 Losses: those of ``compact`` (absolute error, Laplacian pyramid, ST-LPIPS, steadiness between two frames of one shot);
-*style*: distance of the latent from the style that made the face, in shares of the styles' spread; *adversarial*: hinge
-loss of a patch discriminator with R1 (weights 0: off). The fidelity weight w is drawn anew for each face; where it is
-1 the prior is switched off, so the trunk goes on learning to do without.
+*identity*: distance of dlib's embeddings; *style*: distance of the latent from the style that made the face, in shares
+of the styles' spread; *adversarial*: hinge loss of a patch discriminator with R1 (weights 0: off). The fidelity weight
+w is drawn anew for each face; where it is 1 the prior is switched off, so the trunk goes on learning to do without.
 """
 
 from __future__ import annotations
@@ -25,6 +25,7 @@ from torch import Tensor, nn
 from torch.nn import functional
 
 from vidrestore.errors import ConfigError
+from vidrestore.evaluate.embedding import load_embedding
 from vidrestore.evaluate.perceptual import ShiftTolerantLpips
 from vidrestore.morphable.prior import ShapePrior
 from vidrestore.restoration.compact import load_compact
@@ -35,6 +36,8 @@ from vidrestore.train.generator import load_generator, mean_style, styles_of
 from vidrestore.train.losses import (
     absolute_error,
     damage_share,
+    identity_error,
+    identity_moves,
     laplacian_error,
     perceptual_error,
     sample_weights,
@@ -122,6 +125,10 @@ class Phase:
     perceptual: float = 0.0
     """Weight of ST-LPIPS (AlexNet) over a window of ``window`` pixels."""
     window: int = 128
+    judged: int | None = None
+    """So many faces of a batch are looked at by ST-LPIPS, which costs as much as the network; None is all."""
+    identity: float = 0.0
+    """Weight of the distance of dlib's embedding of the restored face from the clean one's, by damage as ST-LPIPS."""
     adversarial: float = 0.0
     r1: float = 1.0
     """Weight of the critic's squared gradient on clean faces."""
@@ -138,15 +145,17 @@ class MobileConfig:
     phase: tuple[Phase, ...] = (Phase(until=0.2, batch=32, only_style=True, style=1.0), Phase())
     start: str = "compact"
     """What a new run begins with: "compact" takes the shipped trunk and the published generator, "mobile" the shipped
-    network, "nothing" random values."""
+    network, "nothing" random values, and a path the weights of another run."""
+    trunk: str | None = None
+    """Weight file of ``compact`` whose values take the trunk's place in what the run begins with."""
 
     def __post_init__(self) -> None:
         """Checks what the types cannot."""
         ends = [p.until for p in self.phase]
         if not ends or ends != sorted(set(ends)) or ends[0] <= 0.0 or ends[-1] != 1.0:
             raise ConfigError(f"the phases' until must rise and end at 1.0, got {ends}")
-        if self.start not in ("compact", "mobile", "nothing"):
-            raise ConfigError(f"start must be compact, mobile or nothing, got {self.start!r}")
+        if self.start not in ("compact", "mobile", "nothing") and not Path(self.start).is_file():
+            raise ConfigError(f"start must be compact, mobile, nothing or a weight file, got {self.start!r}")
         if any(p.only_style for p in self.phase) and not self.data.generated:
             raise ConfigError("a phase that learns only the style needs generated faces")
         self.run.check_length()
@@ -230,8 +239,12 @@ class _MobileTraining:
             self.critic = _Critic()
         if config.start == "compact":
             self.network.start_from(load_compact(), load_generator(), mean)
-        elif config.start == "mobile":
-            self.network = load_mobile().requires_grad_(True)
+        elif config.start != "nothing":
+            self.network = load_mobile(None if config.start == "mobile" else config.start).requires_grad_(True)
+            if self.network.dims != config.network:
+                raise ConfigError(f"start has the layout {self.network.dims}, the run asks for {config.network}")
+        if config.trunk is not None:
+            self.network.trunk.load_state_dict(load_compact(config.trunk).state_dict())
         self.network.to(device=device, memory_format=torch.channels_last)  # type: ignore[call-overload]
         self.critic.to(device)
         self.average = copy.deepcopy(self.network).requires_grad_(False).eval()
@@ -244,6 +257,7 @@ class _MobileTraining:
         self.critic_optimiser = torch.optim.Adam(self.critic.parameters(), lr=2e-4, betas=(0.0, 0.99))
         wants_metric = any(p.perceptual > 0 for p in config.phase)
         self.metric = ShiftTolerantLpips("alex").to(device) if wants_metric else None
+        self.embedding = load_embedding().to(device) if any(p.identity > 0 for p in config.phase) else None
 
     def _generator_parameters(self) -> list[nn.Parameter]:
         extra = {id(p) for block in self.network.blocks for p in block.conv1.extra.parameters()}  # type: ignore[union-attr]
@@ -337,8 +351,13 @@ class _MobileTraining:
         }
         if phase.perceptual > 0.0 and self.metric is not None:
             y, x = rng.integers(0, restored.shape[-1] - phase.window + 1, 2)
-            distance = perceptual_error(self.metric, restored, clean, corner=(int(y), int(x)), side=phase.window)
-            terms["perceptual"] = (damage_share(before) * distance).mean()
+            few, corner = slice(None, phase.judged), (int(y), int(x))
+            distance = perceptual_error(self.metric, restored[few], clean[few], corner=corner, side=phase.window)
+            terms["perceptual"] = (damage_share(before[few]) * distance).mean()
+        if phase.identity > 0.0 and self.embedding is not None:
+            moves = identity_moves(rng, len(restored)).to(restored.device)
+            distance = identity_error(self.embedding, restored, clean, moves)
+            terms["identity"] = (damage_share(before) * distance).mean()
         if phase.adversarial > 0.0:
             self._teach_critic(phase, clean, restored.detach())
             terms["adversarial"] = hinge_fooling(self.critic(restored))
