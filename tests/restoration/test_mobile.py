@@ -113,3 +113,26 @@ def test_missing_weights_are_an_error_with_a_way_out(monkeypatch: pytest.MonkeyP
     monkeypatch.setattr(mobile, "shipped_mobile", lambda: tmp_path / "mobile.safetensors")
     with pytest.raises(WeightsError, match=r"without weights of mobile; docs/training\.md"):
         load_mobile()
+
+
+def test_it_stays_within_its_budget() -> None:
+    from torch.utils.flop_counter import FlopCounterMode
+
+    network = MobileNet().eval()
+    inputs = (torch.zeros(1, 3, 512, 512), torch.zeros(1, 4, 128, 128), torch.zeros(1, NUM_COEFFICIENTS))
+    with FlopCounterMode(display=False) as counter, torch.inference_mode():
+        network(*inputs, torch.zeros(1))
+    multiply_adds = counter.get_total_flops() / 2
+    assert 1e9 < multiply_adds < 2.3e9  # 12 G are allowed
+    assert sum(p.numel() for p in network.parameters()) < 9e6  # 10 M are allowed, 20 MB as float16
+
+
+def test_the_last_block_may_end_after_its_first_convolution() -> None:
+    whole, early = MobileNet(replace(DIMS, whole=True)), MobileNet(DIMS)
+    missing = whole.state_dict().keys() - early.state_dict().keys()
+    assert missing
+    assert all(name.startswith("blocks.3.conv2.") for name in missing)
+    early.load_state_dict(whole.state_dict(), strict=False)
+    style, x = torch.randn(1, DIMS.style), torch.randn(1, 4, 64, 64)
+    after_first = early.blocks[-1].refine(x, style)  # type: ignore[operator]
+    assert torch.equal(whole.blocks[-1].conv2(after_first, style), whole.blocks[-1].refine(x, style))  # type: ignore[operator]

@@ -22,7 +22,7 @@ Range:
     Input and output are RGB in [-1, 1], not clamped. The mean of each colour over the crop stays the input's.
 
 Size:
-    9.3 M parameters, 3.3 G multiply-adds per face at the default widths.
+    8.8 M parameters, 2.2 G multiply-adds per face at the default widths; half of the latter are the prior's.
 
 Weights:
     ``vidrestore/restoration/data/mobile.safetensors``, float16 on disk, our own, Apache-2.0; card ``mobile.md``.
@@ -91,6 +91,8 @@ class MobileDims:
     """Of the generator's first convolution, whose published form alone has 2.4 M parameters."""
     generator: tuple[int, ...] = (512, 512, 512, 512)
     """Channels of the generator's blocks at 8, 16, 32 and 64 px."""
+    whole: bool = False
+    """The generator's last block has its second convolution, too, which alone is half of the prior's arithmetic."""
     codes: int = 64
     """Channels at 4 px that the style is found from."""
     hidden: int = 384
@@ -204,7 +206,14 @@ class MobileNet(nn.Module):
         self.first = _First(dims.base, dims.style, dims.rank)
         inputs = (dims.base, *generator)
         self.blocks = nn.ModuleList(
-            StyleBlock(inputs[i], inputs[i + 1], dims.style, 8 * 2**i, extra=widths[-2 - i])
+            StyleBlock(
+                inputs[i],
+                inputs[i + 1],
+                dims.style,
+                8 * 2**i,
+                extra=widths[-2 - i],
+                whole=dims.whole or i + 1 < len(generator),
+            )
             for i in range(len(generator))
         )
         self.fusions = nn.ModuleList(_Fusion(inputs[i] // 4, widths[-2 - i]) for i in range(len(generator)))

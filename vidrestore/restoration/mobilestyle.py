@@ -100,13 +100,14 @@ class StyleBlock(nn.Module):
         style: length of w.
         size: side of the result in pixels.
         extra: further channels that the first convolution reads.
+        whole: with the second convolution.
     """
 
-    def __init__(self, inputs: int, outputs: int, style: int, size: int, *, extra: int = 0) -> None:
+    def __init__(self, inputs: int, outputs: int, style: int, size: int, *, extra: int = 0, whole: bool = True) -> None:
         super().__init__()
         self.up = nn.Linear(style, inputs)
         self.conv1 = ModulatedConvolution(inputs // 4, outputs, style, size, extra=extra)
-        self.conv2 = ModulatedConvolution(outputs, outputs, style, size)
+        self.conv2 = ModulatedConvolution(outputs, outputs, style, size) if whole else None
 
     def grow(self, x: Tensor, style: Tensor) -> Tensor:
         """The first half: (B, inputs / 4, 2 S, 2 S) of (B, inputs, S, S)."""
@@ -114,8 +115,8 @@ class StyleBlock(nn.Module):
 
     def refine(self, x: Tensor, style: Tensor, extra: Tensor | None = None) -> Tensor:
         """The second half: (B, outputs, 2 S, 2 S) of what :meth:`grow` gives, and of (B, extra, 2 S, 2 S)."""
-        refined: Tensor = self.conv2(self.conv1(x, style, extra), style)
-        return refined
+        refined: Tensor = self.conv1(x, style, extra)
+        return refined if self.conv2 is None else self.conv2(refined, style)
 
     def forward(self, x: Tensor, style: Tensor) -> Tensor:
         """(B, outputs, 2 S, 2 S) of (B, inputs, S, S) and w (B, style)."""
