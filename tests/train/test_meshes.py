@@ -17,7 +17,19 @@ from vidrestore.morphable.prior import ShapePrior
 from vidrestore.morphable.regressor import ShapeRegressor
 from vidrestore.train import mobile, regressor
 from vidrestore.train.data import FaceCache
-from vidrestore.train.meshes import MeshPairs, PointCache, StoredSamples, close_eyes, mirrored, turn_head, warp_mesh
+from vidrestore.train.meshes import (
+    INNER_LIPS,
+    MeshPairs,
+    PointCache,
+    StoredSamples,
+    close_eyes,
+    fill_mouth,
+    mirrored,
+    open_mouth,
+    paint_lids,
+    turn_head,
+    warp_mesh,
+)
 from vidrestore.train.run import shipped_config
 from vidrestore.train.vr468 import Mesh, VertexColours, fit, make_vr468, mesh_of, read_mesh
 
@@ -91,6 +103,61 @@ def test_closing_eyes_moves_lids_only() -> None:
     assert np.linalg.norm(closed[159] - closed[145]) < 0.1 * np.linalg.norm(points[0, 159] - points[0, 145])
 
 
+def gap(points: NDArray[np.float64]) -> float:
+    return float(np.linalg.norm(points[13, :2] - points[14, :2]))
+
+
+def test_a_jaw_opens_the_mouth_and_leaves_the_rest() -> None:
+    _, points = drawn(1)
+    half, wide = (open_mouth(points[0], share) for share in (0.5, 1.0))
+    assert gap(points[0]) + 5.0 < gap(half) < gap(wide) - 5.0
+    unit = np.linalg.norm(points[0, 263] - points[0, 33])
+    still = [13, 0, 4, 33, 263, 10]  # upper lip, nose, corners of the eyes, forehead
+    assert np.abs(wide[still] - points[0, still]).max() < 1e-9
+    assert np.abs(wide[[159, 145]] - points[0, [159, 145]]).max() < 0.01 * unit  # the cheek pulls a little
+    assert 0.1 * unit < wide[152, 1] - points[0, 152, 1] < 0.6 * unit  # the chin goes down
+
+
+def test_an_open_mouth_is_dark_inside_and_nowhere_else() -> None:
+    pictures, points = drawn(1)
+    shut = points[0].copy()
+    shut[list(INNER_LIPS)] = np.repeat(shut[[13]], len(INNER_LIPS), 0)  # lips that meet
+    wide = open_mouth(points[0], 1.0)
+    grey = np.full_like(pictures[0], 150)
+    shown = fill_mouth(grey, shut, wide, np.random.default_rng(3))
+    x, y = np.rint((wide[13, :2] + 4 * wide[14, :2]) / 5).astype(int)  # near the lower lip: never teeth
+    assert shown[y, x].max() < 90
+    apart = np.abs(shown.astype(int) - 150).max(2) > 2
+    rows, columns = np.nonzero(apart)
+    assert wide[13, 1] - 4 < rows.min() <= rows.max() < wide[14, 1] + 4
+    assert wide[78, 0] - 4 < columns.min() <= columns.max() < wide[308, 0] + 4
+    assert np.array_equal(fill_mouth(grey, wide, wide, np.random.default_rng(3)), grey)  # it was open before
+
+
+def test_painted_lids_are_skin_on_the_eye_that_is_closed() -> None:
+    _, points = drawn(1)
+    closed = close_eyes(points[0], (1.0, 0.0))
+    picture = np.full((SIDE, SIDE, 3), (200, 150, 120), np.uint8)
+    x0, y0 = np.rint(points[0, 159, :2]).astype(int)
+    x1, y1 = np.rint(points[0, 386, :2]).astype(int)
+    for x, y in ((x0, y0 + 2), (x1, y1 + 2)):
+        cv2.circle(picture, (int(x), int(y)), 2, (20, 20, 20), -1)  # an iris that shows through
+    shown = paint_lids(picture, closed, (1.0, 0.0), np.random.default_rng(0))
+    assert shown[y0 + 2, x0].mean() > picture[y0 + 2, x0].mean() + 20
+    assert np.array_equal(shown[y1 - 6 : y1 + 7, x1 - 6 : x1 + 7], picture[y1 - 6 : y1 + 7, x1 - 6 : x1 + 7])
+
+
+def test_samples_that_speak_and_blink_say_so_in_their_points(folder: Path, mesh: Mesh) -> None:
+    def opened(data: MeshPairs, pairs: tuple[tuple[int, int], ...]) -> float:
+        points = torch.stack([data[i]["points"] for i in range(12)])
+        return float(regressor.openings(points[..., :2], pairs, points).mean())
+
+    rest = pairs(folder, mesh, blinking=0.0, turned=0.0)
+    acting = pairs(folder, mesh, blinking=1.0, turned=0.0, speaking=1.0, painted=1.0)
+    assert opened(acting, regressor.LIP_PAIRS) > 1.5 * opened(rest, regressor.LIP_PAIRS)
+    assert opened(acting, regressor.LID_PAIRS) < 0.7 * opened(rest, regressor.LID_PAIRS)
+
+
 def test_a_head_turns_its_nose_the_way_that_is_said() -> None:
     _, points = drawn(1)
     middle = points[0].mean(0)
@@ -143,6 +210,28 @@ def test_the_regressor_learns(folder: Path, tmp_path: Path) -> None:
     assert report.steps == 40
     assert np.mean(losses[-2:]) < 0.9 * np.mean(losses[:2])
     assert report.weights.is_file()
+
+
+def test_points_without_the_lids_that_are_wanted_are_made_anew(
+    folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    class Teacher:
+        def find(self, picture: NDArray[np.uint8]) -> tuple[NDArray[np.float64], float]:
+            return np.full((468, 3), 7.0), 30.0
+
+    class Eyes:
+        def refine(self, picture: NDArray[np.uint8], points: NDArray[np.float64]) -> NDArray[np.float64]:
+            return np.asarray(points + 1.0)
+
+    monkeypatch.setattr("vidrestore.train.meshes.FaceMesh", Teacher)
+    monkeypatch.setattr("vidrestore.train.meshes.EyeReader", Eyes)
+    paths, file = sorted(folder.glob("*.png"))[:2], tmp_path / "points.npz"
+    plain, lids = PointCache.of(paths, file), PointCache.of(paths, file, lids=True)
+    assert float(plain.points[0, 0, 2]) == pytest.approx(7 / 512)
+    assert float(lids.points[0, 0, 2]) == pytest.approx(8 / 512)
+    monkeypatch.setattr("vidrestore.train.meshes.FaceMesh", None)  # what is stored is read
+    assert np.array_equal(PointCache.of(paths, file, lids=True).points, lids.points)
+    assert np.array_equal(PointCache.of(paths, file).points, lids.points)  # better lids do no harm
 
 
 def test_point_errors_are_zero_for_the_truth(mesh: Mesh) -> None:

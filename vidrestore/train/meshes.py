@@ -11,6 +11,7 @@ import math
 import os
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
+from functools import cache
 from pathlib import Path
 from typing import Any
 
@@ -23,25 +24,74 @@ from torch.utils.data import Dataset
 
 from vidrestore.errors import ConfigError
 from vidrestore.kernels.rasterize import draw
+from vidrestore.morphable.files import load_vr468
 from vidrestore.train.data import FaceCache, hide, recolour, stream, to_bytes
 from vidrestore.train.degrade import LEVELS, Picture, apply_recipe, draw_recipe
+from vidrestore.train.eyes import EyeReader
 from vidrestore.train.facemesh import FaceMesh
 from vidrestore.train.run import Clock, rng_at
 from vidrestore.train.vr468 import LIDS, Mesh
 
 __all__ = [
+    "INNER_LIPS",
     "MeshPairs",
     "PointCache",
     "SampleSource",
     "StoredSamples",
     "close_eyes",
+    "fill_mouth",
     "mirrored",
+    "open_mouth",
+    "paint_lids",
     "turn_head",
     "warp_mesh",
 ]
 
 Array = NDArray[np.float64]
 
+_JAW_RAD = 0.30  # a mouth wide open
+_LOWER = {
+    1.0: (
+        14,
+        87,
+        317,
+        17,
+        84,
+        314,
+        181,
+        405,
+        15,
+        86,
+        316,
+        16,
+        85,
+        315,
+        18,
+        83,
+        313,
+        200,
+        199,
+        175,
+        152,
+        148,
+        377,
+        176,
+        400,
+    ),
+    0.9: (178, 402, 91, 321, 179, 403, 180, 404, 149, 378),
+    0.7: (88, 318, 146, 375, 89, 319, 90, 320, 150, 379),
+    0.4: (95, 324, 96, 325, 77, 307),
+    0.3: (61, 291, 78, 308, 62, 292, 76, 306),
+}
+_UPPER = (
+    *(13, 82, 312, 81, 311, 80, 310, 191, 415, 0, 37, 267, 39, 269, 40, 270, 185, 409, 12, 38, 268, 41, 271, 42, 272),
+    *(11, 72, 302, 73, 303, 74, 304, 1, 2, 4, 98, 327, 94, 164, 234, 454, 127, 356, 10, 109, 338, 33, 263, 168),
+)
+INNER_LIPS = (78, 191, 80, 81, 82, 13, 312, 311, 310, 415, 308, 324, 318, 402, 317, 14, 87, 178, 88, 95)
+"""The inner lips, around the mouth: the upper one from the picture's left to its right, the lower one back."""
+_GAP_RGB = ((20.0, 70.0), (8.0, 30.0), (8.0, 32.0))  # what is seen in an open mouth: darkest and brightest
+_UNDER_EYES = {145: (110, 24, 23, 22), 374: (339, 254, 253, 252)}  # by the lower lid's fourth vertex
+_TEETH_RGB = (226.0, 214.0, 202.0)
 _TRUSTED = 22.0  # score of the teacher; below it one face in a hundred
 
 
@@ -55,12 +105,14 @@ class PointCache:
     """(F,) False where the teacher is not sure."""
 
     @classmethod
-    def of(cls, paths: Sequence[Path], file: str | os.PathLike[str]) -> PointCache:
+    def of(cls, paths: Sequence[Path], file: str | os.PathLike[str], *, lids: bool = False) -> PointCache:
         """Reads them from a ``.npz``, or looks at every picture (about 20 ms each) and writes it.
 
         Args:
             paths: square pictures of aligned faces.
-            file: made anew where its list of names is another one.
+            file: made anew where its list of names is another one, or where it was made without the lids that are
+                asked for.
+            lids: the lids' points are those of :class:`vidrestore.train.eyes.EyeReader` (10 ms more each).
 
         Raises:
             ConfigError: a picture cannot be read, or the teacher is not installed.
@@ -69,16 +121,19 @@ class PointCache:
         names = [path.name for path in paths]
         if target.is_file():
             with np.load(target) as stored:
-                if list(stored["names"]) == names:
+                if list(stored["names"]) == names and lids <= bool(stored.get("lids", False)):
                     return cls(stored["points"], stored["scores"] > _TRUSTED)
-        teacher = FaceMesh()
-        found = [teacher.find(_read(path)) for path in paths]
-        sides = [_read(path).shape[0] for path in paths[:1]] * len(paths)
-        points = np.stack([_shares(p, side) for (p, _), side in zip(found, sides, strict=True)]).astype(np.float32)
-        scores = np.array([score for _, score in found], dtype=np.float32)
+        teacher, eyes = FaceMesh(), EyeReader() if lids else None
+        rows, scores = [], []
+        for path in paths:
+            picture = _read(path)
+            found, score = teacher.find(picture)
+            rows.append(_shares(eyes.refine(picture, found) if eyes is not None else found, picture.shape[0]))
+            scores.append(score)
+        points, sure = np.stack(rows).astype(np.float32), np.array(scores, dtype=np.float32)
         target.parent.mkdir(parents=True, exist_ok=True)
-        np.savez(target, points=points, scores=scores, names=np.array(names))
-        return cls(points, scores > _TRUSTED)
+        np.savez(target, points=points, scores=sure, names=np.array(names), lids=np.array(lids))
+        return cls(points, sure > _TRUSTED)
 
 
 def _read(path: Path) -> NDArray[np.uint8]:
@@ -146,6 +201,112 @@ def close_eyes(points: Array, shares: tuple[float, float]) -> Array:
     return result
 
 
+@cache
+def _jaw_weights() -> Array:
+    """(468,) how much a vertex goes with the jaw: given on lips, chin and skull, harmonic over the mesh in between."""
+    count = 468
+    fixed = dict.fromkeys(_UPPER, 0.0) | {v: share for share, vertices in _LOWER.items() for v in vertices}
+    laplacian = np.zeros((count, count))
+    for a, b, c in load_vr468().triangles.tolist():
+        for i, j in ((a, b), (b, c), (c, a)):
+            laplacian[i, j] = laplacian[j, i] = -1.0
+    np.fill_diagonal(laplacian, -laplacian.sum(1))
+    right = np.zeros(count)
+    for vertex, share in fixed.items():
+        laplacian[vertex] = 0.0
+        laplacian[vertex, vertex], right[vertex] = 1.0, share
+    return np.asarray(np.linalg.solve(laplacian, right))
+
+
+def open_mouth(points: Array, share: float) -> Array:
+    """(468, 3) points with the jaw turned about the line through the ears.
+
+    Args:
+        points: of the teacher.
+        share: from 0 as it is to 1 wide open.
+    """
+    hinge = (points[234] + points[454]) / 2
+    angle = _JAW_RAD * share * _jaw_weights()
+    y, z = points[:, 1] - hinge[1], points[:, 2] - hinge[2]
+    result = points.copy()
+    result[:, 1] = hinge[1] + y * np.cos(angle) - z * np.sin(angle)
+    result[:, 2] = hinge[2] + z * np.cos(angle) + y * np.sin(angle)
+    return result
+
+
+def fill_mouth(picture: NDArray[np.uint8], before: Array, after: Array, rng: np.random.Generator) -> NDArray[np.uint8]:
+    """Darkens what lies between lips that were closed before the jaw was turned, in half of the cases under teeth.
+
+    Args:
+        picture: (S, S, 3) uint8 RGB, warped.
+        before: (468, 3) points before the move.
+        after: (468, 3) points in the picture.
+        rng: of the colours.
+    """
+    unit = float(np.linalg.norm(before[263, :2] - before[33, :2]))
+    was, now = (float(np.linalg.norm(p[14] - p[13])) / unit for p in (before, after))
+    share = min(1.0, 12.0 * max(0.0, now - was)) * max(0.0, 1.0 - was / 0.08)
+    dark = np.array([rng.uniform(*ends) for ends in _GAP_RGB], np.float32)
+    teeth = rng.uniform(0.15, 0.45) if rng.random() < 0.5 else 0.0
+    shade = rng.uniform(0.45, 1.0)
+    if share <= 0.0:
+        return picture
+    lips = after[list(INNER_LIPS), :2]
+    shown = _painted(picture, lips, dark, share)
+    if teeth > 0.0:
+        upper, lower = lips[:11], np.concatenate([lips[:1], lips[:10:-1], lips[10:11]])  # corner to corner
+        edge = upper + teeth * (lower - upper)
+        shown = _painted(shown, np.concatenate([upper, edge[::-1]]), shade * np.array(_TEETH_RGB, np.float32), share)
+    return shown
+
+
+def paint_lids(
+    picture: NDArray[np.uint8], after: Array, shares: tuple[float, float], rng: np.random.Generator
+) -> NDArray[np.uint8]:
+    """Skin and lashes of lids that were closed by a warp, which stretches their narrow strip and its lashes.
+
+    Args:
+        picture: (S, S, 3) uint8 RGB, warped.
+        after: (468, 3) points in the picture.
+        shares: of the way to closed, as for :func:`close_eyes`.
+        rng: of the colours.
+    """
+    size = picture.shape[0]
+    for share, (upper, lower, crease) in zip(shares, LIDS, strict=True):
+        strength = rng.uniform(0.4, 0.9) * min(1.0, 1.5 * share)
+        lashes = rng.uniform(0.2, 0.8) * share
+        if share <= 0.0:
+            continue
+        around = np.rint(after[[*crease, *_UNDER_EYES[lower[3]]], :2]).astype(int).clip(0, size - 1)
+        skin = np.median(picture[around[:, 1], around[:, 0]], 0).astype(np.float32) * np.float32(rng.uniform(0.8, 1.0))
+        lid = np.concatenate([after[list(upper), :2], after[list(crease)[::-1], :2]])
+        picture = _painted(picture, lid, skin, strength)
+        line = cv2.polylines(
+            np.zeros((size, size), np.float32),
+            [np.rint(after[list(upper), :2] * 16).astype(np.int32)],
+            False,
+            1.0,
+            max(1, round(size / 200)),
+            cv2.LINE_AA,
+            4,
+        )
+        soft = np.float32(lashes) * cv2.GaussianBlur(line, (0, 0), 0.7)[..., None]
+        picture = np.asarray(np.rint(picture * (1 - soft) + 0.3 * skin * soft), np.uint8)
+    return picture
+
+
+def _painted(
+    picture: NDArray[np.uint8], outline: Array, colour: NDArray[np.float32], share: float
+) -> NDArray[np.uint8]:
+    """Blends a colour into a polygon with soft edges."""
+    size = picture.shape[0]
+    area = cv2.fillPoly(
+        np.zeros((size, size), np.float32), [np.rint(outline * 16).astype(np.int32)], 1.0, cv2.LINE_AA, 4
+    )
+    soft = np.float32(share) * cv2.GaussianBlur(area, (0, 0), size / 400.0)[..., None]
+    return np.asarray(np.rint(picture * (1 - soft) + colour * soft), np.uint8)
+
+
 class MeshPairs(Dataset[dict[str, Tensor]]):
     """Samples made on the fly; number i depends on (seed, i) alone.
 
@@ -162,6 +323,8 @@ class MeshPairs(Dataset[dict[str, Tensor]]):
         wide: share of the samples whose crop is off by as much as a tracker can be after a fast move.
         turned: share whose head is turned further.
         blinking: share whose eyes are closed in part.
+        speaking: share whose mouth is opened, up to as wide as it goes.
+        painted: share of the closed eyes whose lids are painted over the warp.
     """
 
     def __init__(
@@ -175,9 +338,12 @@ class MeshPairs(Dataset[dict[str, Tensor]]):
         wide: float = 0.4,
         turned: float = 0.25,
         blinking: float = 0.2,
+        speaking: float = 0.0,
+        painted: float = 0.0,
     ) -> None:
         self.cache, self.points, self.mesh, self.size, self.seed = cache, points, mesh, size, seed
         self.wide, self.turned, self.blinking = wide, turned, blinking
+        self.speaking, self.painted = speaking, painted
         self._usable = np.flatnonzero(points.trusted)
         if len(points.points) != len(cache):
             raise ConfigError(f"{len(cache)} faces and points of {len(points.points)}")
@@ -209,13 +375,24 @@ class MeshPairs(Dataset[dict[str, Tensor]]):
     def _reshape(
         self, face: NDArray[np.uint8], points: Array, rng: np.random.Generator
     ) -> tuple[NDArray[np.uint8], Array]:
-        after = points
+        closed, angles = (0.0, 0.0), None
         if rng.random() < self.blinking:
             both = rng.uniform(0.2, 1.0)
-            after = close_eyes(after, (both, both) if rng.random() < 0.8 else (both, 0.0))
+            closed = (both, both) if rng.random() < 0.8 else (both, 0.0)
         if rng.random() < self.turned:
-            after = turn_head(after, rng.uniform(-0.6, 0.6), rng.uniform(-0.25, 0.25))
-        return (face, points) if after is points else (warp_mesh(face, points, after, self.mesh.triangles), after)
+            angles = rng.uniform(-0.6, 0.6), rng.uniform(-0.25, 0.25)
+        mouth = rng.random() if self.speaking > 0.0 and rng.random() < self.speaking else 0.0
+        if angles is None and mouth <= 0.0 and max(closed) <= 0.0:
+            return face, points
+        after = close_eyes(open_mouth(points, mouth) if mouth > 0.0 else points, closed)
+        if angles is not None:
+            after = turn_head(after, *angles)
+        shown = warp_mesh(face, points, after, self.mesh.triangles)
+        if mouth > 0.0:
+            shown = fill_mouth(shown, points, after, rng)
+        if self.painted > 0.0 and rng.random() < self.painted:
+            shown = paint_lids(shown, after, closed, rng)
+        return shown, after
 
 
 class StoredSamples:
@@ -281,6 +458,7 @@ class SampleSource:
         stored: folder of finished samples; None makes them on the fly.
         num_stored: how many finished samples there shall be; those that are missing are made now.
         workers: processes that make samples on the fly.
+        shares: of :class:`MeshPairs`: ``wide``, ``turned``, ``blinking``, ``speaking``, ``painted``.
     """
 
     def __init__(
@@ -296,9 +474,10 @@ class SampleSource:
         stored: str | None = None,
         num_stored: int = 0,
         workers: int = 0,
+        **shares: float,
     ) -> None:
         self.mesh, self._seed, self._workers = mesh, seed, workers
-        self.samples = MeshPairs(FaceCache(faces, cache_size, cache), points, mesh, size=size, seed=seed)
+        self.samples = MeshPairs(FaceCache(faces, cache_size, cache), points, mesh, size=size, seed=seed, **shares)
         self.stored = StoredSamples(stored, num_stored, size) if stored is not None else None
         if self.stored is not None:
             for _ in self.stored.fill(self.samples):

@@ -24,7 +24,7 @@ from vidrestore.kernels.rasterize import draw
 from vidrestore.morphable.files import load_vr468
 from vidrestore.train.facemesh import FaceMesh
 from vidrestore.train.faces import FaceGenerator
-from vidrestore.train.meshes import close_eyes, turn_head
+from vidrestore.train.meshes import INNER_LIPS, close_eyes, open_mouth, turn_head
 
 __all__ = [
     "FIVE",
@@ -60,45 +60,6 @@ _OVAL = (
 """The outline of FaceMesh's topology, clockwise from the top of the forehead."""
 _RINGS = ((1.22, 0.6), (1.75, 0.0))  # around the outline: how far out, and what share of its motion they have
 _FAR = 300.0 * SIDE  # where the face is looked at from: so far that the picture is carried over a triangle evenly
-_JAW_RAD = 0.30  # a mouth wide open
-_LOWER = {
-    1.0: (
-        14,
-        87,
-        317,
-        17,
-        84,
-        314,
-        181,
-        405,
-        15,
-        86,
-        316,
-        16,
-        85,
-        315,
-        18,
-        83,
-        313,
-        200,
-        199,
-        175,
-        152,
-        148,
-        377,
-        176,
-        400,
-    ),
-    0.9: (178, 402, 91, 321, 179, 403, 180, 404, 149, 378),
-    0.7: (88, 318, 146, 375, 89, 319, 90, 320, 150, 379),
-    0.4: (95, 324, 96, 325, 77, 307),
-    0.3: (61, 291, 78, 308, 62, 292, 76, 306),
-}
-_UPPER = (
-    *(13, 82, 312, 81, 311, 80, 310, 191, 415, 0, 37, 267, 39, 269, 40, 270, 185, 409, 12, 38, 268, 41, 271, 42, 272),
-    *(11, 72, 302, 73, 303, 74, 304, 1, 2, 4, 98, 327, 94, 164, 234, 454, 127, 356, 10, 109, 338, 33, 263, 168),
-)
-_INNER_LIPS = (78, 191, 80, 81, 82, 13, 312, 311, 310, 415, 308, 324, 318, 402, 317, 14, 87, 178, 88, 95)
 _GAP_RGB = (58.0, 20.0, 22.0)  # what is seen in an open mouth
 
 
@@ -156,34 +117,6 @@ def triangles() -> NDArray[np.int64]:
     return np.asarray(load_vr468().triangles.numpy(), np.int64)
 
 
-@cache
-def _jaw_weights() -> Array:
-    """(468,) how much a vertex goes with the jaw: given on lips, chin and skull, harmonic over the mesh in between."""
-    count = 468
-    fixed = dict.fromkeys(_UPPER, 0.0) | {v: share for share, vertices in _LOWER.items() for v in vertices}
-    laplacian = np.zeros((count, count))
-    for a, b, c in triangles():
-        for i, j in ((a, b), (b, c), (c, a)):
-            laplacian[i, j] = laplacian[j, i] = -1.0
-    np.fill_diagonal(laplacian, -laplacian.sum(1))
-    right = np.zeros(count)
-    for vertex, share in fixed.items():
-        laplacian[vertex] = 0.0
-        laplacian[vertex, vertex], right[vertex] = 1.0, share
-    return np.asarray(np.linalg.solve(laplacian, right))
-
-
-def _open_mouth(points: Array, share: float) -> Array:
-    """Turns the jaw about the line through the ears."""
-    hinge = (points[234] + points[454]) / 2
-    angle = _JAW_RAD * share * _jaw_weights()
-    y, z = points[:, 1] - hinge[1], points[:, 2] - hinge[2]
-    result = points.copy()
-    result[:, 1] = hinge[1] + y * np.cos(angle) - z * np.sin(angle)
-    result[:, 2] = hinge[2] + z * np.cos(angle) + y * np.sin(angle)
-    return result
-
-
 def pose(puppet: Puppet, move: Array) -> Array:
     """(468, 3) points of a move, in pixels of the puppet's picture; place, scale and roll are not in them.
 
@@ -193,7 +126,7 @@ def pose(puppet: Puppet, move: Array) -> Array:
     """
     yaw, pitch, mouth, blink, key = move[4:]
     points = _between(puppet.points, key)
-    points = close_eyes(_open_mouth(points, mouth), (blink, blink))
+    points = close_eyes(open_mouth(points, mouth), (blink, blink))
     return turn_head(points, yaw, pitch)
 
 
@@ -269,7 +202,7 @@ def _with_gap(picture: NDArray[np.float32], after: Array, mouth: float, before: 
     share = min(1.0, 4.0 * mouth) * max(0.0, 1.0 - was_open / 0.08)
     if share <= 0.0:
         return picture
-    outline = np.rint(after[list(_INNER_LIPS), :2] * 16).astype(np.int32)
+    outline = np.rint(after[list(INNER_LIPS), :2] * 16).astype(np.int32)
     gap = cv2.fillPoly(np.zeros((SIDE, SIDE), np.float32), [outline], 1.0, cv2.LINE_AA, 4)
     soft = share * cv2.GaussianBlur(cv2.erode(gap, np.ones((3, 3))), (0, 0), 1.2)[..., None]
     return np.asarray(picture * (1 - soft) + np.array(_GAP_RGB, np.float32) * soft, np.float32)

@@ -51,7 +51,18 @@ from vidrestore.train.run import (
 )
 from vidrestore.train.vr468 import mesh_of
 
-__all__ = ["RegressorConfig", "ShapeErrors", "load_config", "point_errors", "shape_errors", "train"]
+__all__ = [
+    "LID_PAIRS",
+    "LIP_PAIRS",
+    "RegressorConfig",
+    "ShapeErrors",
+    "eye_distance",
+    "load_config",
+    "openings",
+    "point_errors",
+    "shape_errors",
+    "train",
+]
 
 _EYES = (33, 133, 362, 263)
 _FINE = (
@@ -62,10 +73,11 @@ _FINE = (
 )
 
 
-_OPENINGS = (
-    *((160, 144), (159, 145), (158, 153), (385, 380), (386, 374), (387, 373)),  # upper and lower lid
-    *((81, 178), (13, 14), (311, 402), (61, 291)),  # upper and lower lip; the corners
-)
+LID_PAIRS = ((160, 144), (159, 145), (158, 153), (385, 380), (386, 374), (387, 373))
+"""Vertices of upper and lower lids, one above the other."""
+LIP_PAIRS = ((81, 178), (13, 14), (311, 402))
+"""Vertices of the inner lips, one above the other."""
+_OPENINGS = (*LID_PAIRS, *LIP_PAIRS, (61, 291))  # and the corners of the mouth
 
 
 @dataclass(frozen=True, slots=True)
@@ -90,6 +102,20 @@ class DataOptions:
     """The first so many faces are for validation and never trained on."""
     workers: int = 2
     """Processes that make samples."""
+    lids: bool = False
+    """Lids are the iris network's; FaceMesh alone hardly sees them move."""
+    blinking: float = 0.2
+    """Share of the samples whose eyes are closed by a warp, in part or wholly."""
+    speaking: float = 0.0
+    """Share whose mouth is opened by a warp."""
+    painted: float = 0.0
+    """Share of the closed eyes whose lids are painted over the warp."""
+
+    def __post_init__(self) -> None:
+        """Checks the shares."""
+        for name in ("blinking", "speaking", "painted"):
+            if not 0.0 <= getattr(self, name) <= 1.0:
+                raise ConfigError(f"data.{name} must be from 0 to 1, got {getattr(self, name)}")
 
 
 @dataclass(frozen=True, slots=True)
@@ -239,6 +265,25 @@ def point_errors(model: MorphableModel, coefficients: Tensor, points: Tensor, si
     return errors
 
 
+def openings(seen: Tensor, pairs: Sequence[tuple[int, int]], points: Tensor) -> Tensor:
+    """(B,) mean distance between the vertices of pairs, in shares of the distance between the eyes.
+
+    Args:
+        seen: (B, 468, 2) in pixels.
+        pairs: :data:`LID_PAIRS` or :data:`LIP_PAIRS`.
+        points: (B, 468, 3) of the teacher, whose eyes give the unit.
+    """
+    upper, lower = (list(side) for side in zip(*pairs, strict=True))
+    distance: Tensor = (seen[:, upper] - seen[:, lower]).norm(dim=-1).mean(1) / eye_distance(points)
+    return distance
+
+
+def _slope(measured: Tensor, true: Tensor) -> float:
+    """Of the least-squares line through measured openings over true ones: 1 is all of a motion, 0 nothing."""
+    away = true - true.mean()
+    return float((measured * away).sum() / away.square().sum().clamp_min(1e-12))
+
+
 def _centred(depth: Tensor) -> Tensor:
     return depth - depth.mean(1, keepdim=True)
 
@@ -261,8 +306,9 @@ class _RegressorTraining:
         data = config.data
         paths = list_images(data.faces)
         training, held_out = split_held_out(paths, data.held_out)
-        everything = PointCache.of(paths, data.points)
+        everything = PointCache.of(paths, data.points, lids=data.lids)
         mesh = mesh_of(model)
+        shares = {"blinking": data.blinking, "speaking": data.speaking, "painted": data.painted}
         known = PointCache(everything.points[data.held_out :], everything.trusted[data.held_out :])
         self.source = SampleSource(
             training,
@@ -275,11 +321,12 @@ class _RegressorTraining:
             stored=data.samples,
             num_stored=data.num_samples,
             workers=data.workers,
+            **shares,
         )
         test_file = Path(data.cache).with_name(Path(data.cache).stem + "_held_out.npy")
         test_cache = FaceCache(held_out, data.cache_size, test_file)
         test_points = PointCache(everything.points[: data.held_out], everything.trusted[: data.held_out])
-        self.tests = MeshPairs(test_cache, test_points, mesh, size=data.size, seed=1)
+        self.tests = MeshPairs(test_cache, test_points, mesh, size=data.size, seed=1, **shares)
         self.test_batch: dict[str, Tensor] | None = None
         with torch.random.fork_rng(devices=[]):
             torch.manual_seed(config.run.seed)
@@ -340,6 +387,9 @@ class _RegressorTraining:
             "error": float(errors.mean()),
             "error_mean_face": 100.0 * float(point_errors(self.model, start, points, size).mean()),
         }
+        seen = self.model(found, Camera().scaled(size)).points_px
+        for name, pairs in (("lids", LID_PAIRS), ("lips", LIP_PAIRS)):
+            values[f"slope_{name}"] = _slope(openings(seen, pairs, points), openings(points[..., :2], pairs, points))
         for number, name in enumerate(("light", "medium", "heavy", "clean")):
             chosen = batch["level"].to(device) == number
             if bool(chosen.any()):
