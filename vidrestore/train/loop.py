@@ -12,14 +12,18 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 
+import numpy as np
 import torch
+from numpy.typing import NDArray
 from torch import Tensor
 
 from vidrestore.errors import ConfigError
 from vidrestore.evaluate.embedding import load_embedding
 from vidrestore.evaluate.perceptual import ShiftTolerantLpips
+from vidrestore.morphable.prior import ShapePrior
 from vidrestore.restoration.compact import CompactDims, CompactNet, load_compact, save_compact
 from vidrestore.train.data import FaceCache, FacePairs, HeldOut, Mix, batches, list_images, split_held_out
+from vidrestore.train.gan import PatchCritic, critic_optimiser, hinge_fooling, teach_critic
 from vidrestore.train.losses import (
     absolute_error,
     damage_share,
@@ -40,6 +44,7 @@ from vidrestore.train.run import (
     descend,
     follow,
     load_options,
+    reduced,
     rng_at,
     run,
     set_rate,
@@ -47,6 +52,8 @@ from vidrestore.train.run import (
     warmed_up,
     young,
 )
+from vidrestore.train.shape_judge import ShapeJudge
+from vidrestore.train.sheets import lay_sheet
 
 __all__ = [
     "DataOptions",
@@ -134,6 +141,15 @@ class Phase:
     """Side of the random window of the face that is trained on, in pixels; None is the whole."""
     steady: float = 0.0
     """Weight of the difference between the restorations of two views or windows of one face."""
+    landmark: float = 0.0
+    """Weight of the distance of the 68 landmarks that the 3D model's regressor reads off the restored face from those
+    off the clean one, by damage as ST-LPIPS; wants whole crops as ``identity``."""
+    mesh: float = 0.0
+    """The same of its whole mesh, colours included."""
+    adversarial: float = 0.0
+    """Weight of the hinge loss against a patch critic, which learns along."""
+    r1: float = 1.0
+    """Weight of the critic's squared gradient on clean faces."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -158,8 +174,9 @@ class TrainConfig:
             side = (phase.crop or self.data.size) - phase.shift
             if phase.perceptual > 0.0 and phase.window > side:
                 raise ConfigError(f"window must be at most the crop, got {phase}")
-            if phase.identity > 0.0 and (phase.crop is not None or phase.shift > 0):
-                raise ConfigError(f"identity wants the whole face: no crop, no shift, got {phase}")
+            wants_face = max(phase.identity, phase.landmark, phase.mesh) > 0.0
+            if wants_face and (phase.crop is not None or phase.shift > 0):
+                raise ConfigError(f"identity, landmark and mesh want the whole face: no crop, no shift, got {phase}")
             if phase.views not in (1, 2) or (phase.steady > 0.0 and phase.views != 2 and phase.shift == 0):
                 raise ConfigError(f"views must be 1 or 2, and 2 where steady is above 0 without shift, got {phase}")
             if phase.shift < 0 or side % self.network.multiple:
@@ -210,6 +227,8 @@ def train(
 class _CompactTraining:
     """What changes while training, and how."""
 
+    takes_bfloat16 = True
+
     def __init__(self, config: TrainConfig) -> None:
         self.config = config
         paths, held_out = split_held_out(list_images(config.data.faces), config.data.held_out)
@@ -218,6 +237,7 @@ class _CompactTraining:
         with torch.random.fork_rng(devices=[]):
             torch.manual_seed(config.run.seed)
             self.network = CompactNet(config.network)
+            self.critic = PatchCritic().to(config.run.device) if any(p.adversarial > 0 for p in config.phase) else None
         if config.start is not None:
             self.network.load_state_dict(_first_weights(config.start, config.network))
         self.network.to(device=config.run.device, memory_format=torch.channels_last)  # type: ignore[call-overload]
@@ -230,12 +250,22 @@ class _CompactTraining:
         self.metric = ShiftTolerantLpips("alex").to(config.run.device) if wants_metric else None
         knows_people = any(p.identity > 0 for p in config.phase)
         self.embedding = load_embedding().to(config.run.device) if knows_people else None
+        self.critic_optimiser = critic_optimiser(self.critic) if self.critic is not None else None
+        prior = ShapePrior(config.run.device) if any(max(p.landmark, p.mesh) > 0 for p in config.phase) else None
+        self.judge = ShapeJudge(prior.regressor, prior.model) if prior is not None else None
         self.phase: Phase | None = None
         self.source: Iterator[tuple[Tensor, Tensor]] = iter(())
 
     @property
     def parts(self) -> dict[str, Stateful]:
-        return {"network": self.network, "average": self.average, "optimiser": self.optimiser}
+        parts: dict[str, Stateful] = {
+            "network": self.network,
+            "average": self.average,
+            "optimiser": self.optimiser,
+        }
+        if self.critic is not None and self.critic_optimiser is not None:
+            parts |= {"critic": self.critic, "critic_optimiser": self.critic_optimiser}
+        return parts
 
     def step(self, clock: Clock) -> dict[str, float]:
         began = time.monotonic()
@@ -244,15 +274,13 @@ class _CompactTraining:
         waited = time.monotonic() - began
         rate = warmed_up(cosine_rate(clock.share, o.learning_rate, o.final_rate), clock.step, o.warmup_steps)
         set_rate(self.optimiser, rate)
-        terms, before = self._terms(phase, clock, degraded, clean)
-        loss = sum((getattr(phase, name) * value for name, value in terms.items()), before.new_zeros(()))
+        terms, seen = self._terms(phase, clock, degraded, clean)
+        loss = sum((getattr(phase, name) * value for name, value in terms.items()), clean.new_zeros(()))
         parameters = list(self.network.parameters())
         length = descend(loss, self.optimiser, parameters, clip=o.clip, step=clock.step, what=terms)
         clock.samples += len(clean)
         follow(self.average, self.network, young(o.ema, clock.step + 1))
-        names = {name: float(value.detach()) for name, value in terms.items()}
-        return names | {
-            "input_l1": float(before),
+        return {name: float(value.detach()) for name, value in (terms | seen).items()} | {
             "loss": float(loss.detach()),
             "gradient": length,
             "rate": rate,
@@ -274,8 +302,10 @@ class _CompactTraining:
             self.source = batches(pairs, batch=phase.batch, start=clock.samples, workers=data.workers)
         return phase
 
-    def _terms(self, phase: Phase, clock: Clock, degraded: Tensor, clean: Tensor) -> tuple[dict[str, Tensor], Tensor]:
-        """The losses, not yet weighted, and the weighted absolute error of the input."""
+    def _terms(
+        self, phase: Phase, clock: Clock, degraded: Tensor, clean: Tensor
+    ) -> tuple[dict[str, Tensor], dict[str, Tensor]]:
+        """The losses, not yet weighted, and what else the log shall hold."""
         offsets = ((0, 0), (0, 0))
         reference = clean.repeat_interleave(phase.views, 0)
         if phase.shift > 0:
@@ -283,7 +313,9 @@ class _CompactTraining:
             offsets = ((int(draw[0]), int(draw[1])), (int(draw[2]), int(draw[3])))
             degraded = _two_windows(degraded, offsets, phase.views, phase.shift)
             reference = _two_windows(clean, offsets, 1, phase.shift)
-        restored = self.network(degraded)
+        with reduced(clock.options):
+            restored = self.network(degraded)
+        restored = restored.float()
         before = absolute_error(degraded, reference, softness=phase.softness)
         weights = sample_weights(before) if phase.balanced else torch.ones_like(before)
         terms = {
@@ -303,7 +335,15 @@ class _CompactTraining:
             terms["identity"] = (damage_share(before) * distance).mean()
         if phase.steady > 0.0:
             terms["steady"] = unsteadiness(restored, offsets, margin=_EDGE if phase.shift > 0 else 0)
-        return terms, (weights * before).mean().detach()
+        if max(phase.landmark, phase.mesh) > 0.0 and self.judge is not None:
+            read = self.judge.errors(restored, reference)
+            terms["landmark"] = (damage_share(before) * read.landmark).mean()
+            terms["mesh"] = (damage_share(before) * read.mesh).mean()
+        seen = {"input_l1": (weights * before).mean().detach()}
+        if phase.adversarial > 0.0 and self.critic is not None and self.critic_optimiser is not None:
+            seen |= teach_critic(self.critic, self.critic_optimiser, reference, restored.detach(), phase.r1)
+            terms["adversarial"] = hinge_fooling(self.critic(restored))
+        return terms, seen
 
     @torch.inference_mode()
     def validate(self, clock: Clock) -> dict[str, float]:
@@ -313,6 +353,15 @@ class _CompactTraining:
             values[f"psnr_{level}"] = _psnr(self._restored(degraded), self.held_out.clean)
             values[f"psnr_{level}_input"] = _psnr(degraded, self.held_out.clean)
         return values | {"psnr_clean": _psnr(self._restored(self.held_out.clean), self.held_out.clean)}
+
+    @torch.inference_mode()
+    def sheet(self, faces: int) -> NDArray[np.uint8]:
+        """By level: degraded and restored; then clean, and what becomes of clean faces."""
+        clean = self.held_out.clean[:faces]
+        columns: dict[str, Tensor] = {}
+        for level, degraded in self.held_out.degraded.items():
+            columns |= {level: degraded[:faces], f"{level}, restored": self._restored(degraded[:faces])}
+        return lay_sheet(columns | {"clean": clean, "clean, restored": self._restored(clean)})
 
     def _restored(self, pictures: Tensor) -> Tensor:
         device = self.config.run.device

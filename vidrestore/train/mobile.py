@@ -4,23 +4,24 @@ The generator stays as it is until a phase says otherwise: what it knows of face
 run here sees. In ``style`` phases only the encoder and the latent learn, from the styles that the generated faces were
 made of, which needs neither generator nor trunk and is therefore cheap.
 
-Losses: those of ``compact`` (absolute error, Laplacian pyramid, ST-LPIPS, steadiness between two frames of one shot);
-*identity*: distance of dlib's embeddings; *style*: distance of the latent from the style that made the face, in shares
-of the styles' spread; *adversarial*: hinge loss of a patch discriminator with R1 (weights 0: off). The fidelity weight
-w is drawn anew for each face; where it is 1 the prior is switched off, so the trunk goes on learning to do without.
+Losses: those of ``compact`` (absolute error, Laplacian pyramid, ST-LPIPS, steadiness between two frames of one shot,
+distance of dlib's embeddings, what the 3D model's regressor reads off the restored face, hinge loss of a patch critic
+with R1); *style*: distance of the latent from the style that made the face, in shares of the styles' spread. A weight
+of 0 switches a loss off. The fidelity weight w is drawn anew for each face, the same for both frames of a shot; where
+it is 1 the prior is switched off, so the trunk goes on learning to do without.
 """
 
 from __future__ import annotations
 
 import copy
-import itertools
 import os
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 
 import numpy as np
 import torch
+from numpy.typing import NDArray
 from torch import Tensor, nn
 from torch.nn import functional
 
@@ -31,7 +32,7 @@ from vidrestore.morphable.prior import ShapePrior
 from vidrestore.restoration.compact import load_compact
 from vidrestore.restoration.mobile import PRIOR_SIZE, MobileDims, MobileNet, load_mobile, save_mobile
 from vidrestore.train.data import HeldOut, list_images, split_held_out
-from vidrestore.train.gan import hinge_critic, hinge_fooling
+from vidrestore.train.gan import PatchCritic, critic_optimiser, hinge_fooling, teach_critic
 from vidrestore.train.generator import load_generator, mean_style, styles_of
 from vidrestore.train.losses import (
     absolute_error,
@@ -41,6 +42,7 @@ from vidrestore.train.losses import (
     laplacian_error,
     perceptual_error,
     sample_weights,
+    unsteadiness,
 )
 from vidrestore.train.meshes import PointCache, SampleSource
 from vidrestore.train.run import (
@@ -53,14 +55,20 @@ from vidrestore.train.run import (
     descend,
     follow,
     load_options,
+    reduced,
     rng_at,
     run,
     warmed_up,
     young,
 )
+from vidrestore.train.shape_judge import ShapeJudge
+from vidrestore.train.sheets import lay_sheet
+from vidrestore.train.views import Offsets, two_frames
 from vidrestore.train.vr468 import mesh_of
 
 __all__ = ["MobileConfig", "Phase", "load_config", "train"]
+
+_EDGE = 8  # pixels that steadiness leaves out: nearer to the edge of the crop a reflection is seen
 
 
 @dataclass(frozen=True, slots=True)
@@ -110,6 +118,11 @@ class Phase:
     until: float = 1.0
     """The phase ends at this share of the run, in (0, 1]."""
     batch: int = 8
+    """Faces per step; the network sees ``batch * views`` pictures."""
+    views: int = 1
+    """1, or 2 frames of each shot, recorded anew from the clean crop, which should come out alike."""
+    motion: int = 4
+    """With two views: how far the face may move from one frame to the other, in pixels of the crop, along each axis."""
     only_style: bool = False
     """Only the encoder and the latent learn, and only from ``style``."""
     learns: tuple[str, ...] = ()
@@ -129,7 +142,14 @@ class Phase:
     """So many faces of a batch are looked at by ST-LPIPS, which costs as much as the network; None is all."""
     identity: float = 0.0
     """Weight of the distance of dlib's embedding of the restored face from the clean one's, by damage as ST-LPIPS."""
+    steady: float = 0.0
+    """Weight of the difference between the restorations of the two views, where both show the same."""
+    landmark: float = 0.0
+    """Weight of the distance of the 68 landmarks that the regressor reads off the restored face from the teacher's."""
+    mesh: float = 0.0
+    """Weight of the distance of its whole mesh, colours included, from what it reads off the clean face."""
     adversarial: float = 0.0
+    """Weight of the hinge loss against a patch critic, which learns along."""
     r1: float = 1.0
     """Weight of the critic's squared gradient on clean faces."""
 
@@ -158,6 +178,11 @@ class MobileConfig:
             raise ConfigError(f"start must be compact, mobile, nothing or a weight file, got {self.start!r}")
         if any(p.only_style for p in self.phase) and not self.data.generated:
             raise ConfigError("a phase that learns only the style needs generated faces")
+        for p in self.phase:
+            if p.views not in (1, 2) or (p.steady > 0.0 and p.views != 2):
+                raise ConfigError(f"views must be 1 or 2, and 2 where steady is above 0, got {p}")
+            if not 0 <= p.motion < self.data.size // 4:
+                raise ConfigError(f"motion must be below a quarter of the crop, got {p}")
         self.run.check_length()
 
 
@@ -191,24 +216,26 @@ def train(
     return run(training, config.run, folder, config=config, progress=progress, stop=stop)
 
 
-class _Critic(nn.Module):
-    """Patch discriminator: four strided convolutions, no normalisation, a map of scores."""
+@dataclass(frozen=True, slots=True)
+class _Sample:
+    """What a step learns from; P pictures, two for each face where there are two views."""
 
-    def __init__(self, width: int = 32) -> None:
-        super().__init__()
-        widths = (3, width, 2 * width, 4 * width, 8 * width)
-        layers: list[nn.Module] = []
-        for inputs, outputs in itertools.pairwise(widths):
-            layers += [nn.Conv2d(inputs, outputs, 4, 2, 1), nn.LeakyReLU(0.2)]
-        self.layers = nn.Sequential(*layers, nn.Conv2d(widths[-1], 1, 3, 1, 1))
-
-    def forward(self, pictures: Tensor) -> Tensor:
-        scores: Tensor = self.layers(pictures)
-        return scores
+    degraded: Tensor
+    """(P, 3, S, S) in [-1, 1]."""
+    clean: Tensor
+    """(P, 3, S, S)."""
+    faces: Tensor
+    """(P,) numbers of the faces."""
+    points: Tensor
+    """(P, 468, 3) of the teacher, in pixels of each picture."""
+    offsets: Offsets
+    """Of the two views."""
 
 
 class _MobileTraining:
     """What changes while training, and how."""
+
+    takes_bfloat16 = True
 
     def __init__(self, config: MobileConfig, prior: ShapePrior) -> None:
         self.config, self.prior = config, prior
@@ -236,7 +263,7 @@ class _MobileTraining:
         with torch.random.fork_rng(devices=[]):
             torch.manual_seed(config.run.seed)
             self.network = MobileNet(config.network)
-            self.critic = _Critic()
+            self.critic = PatchCritic()
         if config.start == "compact":
             self.network.start_from(load_compact(), load_generator(), mean)
         elif config.start != "nothing":
@@ -254,10 +281,11 @@ class _MobileTraining:
         quick = [p for p in self.network.parameters() if id(p) not in known_ids]
         groups = [{"params": quick, "share": 1.0}, {"params": slow, "share": o.trunk}]
         self.optimiser = torch.optim.AdamW(groups, lr=o.learning_rate, betas=(0.9, 0.98), weight_decay=o.weight_decay)
-        self.critic_optimiser = torch.optim.Adam(self.critic.parameters(), lr=2e-4, betas=(0.0, 0.99))
+        self.critic_optimiser = critic_optimiser(self.critic)
         wants_metric = any(p.perceptual > 0 for p in config.phase)
         self.metric = ShiftTolerantLpips("alex").to(device) if wants_metric else None
         self.embedding = load_embedding().to(device) if any(p.identity > 0 for p in config.phase) else None
+        self.judge = ShapeJudge(prior.regressor, prior.model)
 
     def _generator_parameters(self) -> list[nn.Parameter]:
         extra = {id(p) for block in self.network.blocks for p in block.conv1.extra.parameters()}  # type: ignore[union-attr]
@@ -283,19 +311,21 @@ class _MobileTraining:
             group["lr"] = rate * group["share"]
         rng = rng_at(clock.options.seed, 6, clock.step)
         batch = {k: v.to(self.config.run.device) for k, v in self.source.batch(clock, phase.batch).items()}
-        degraded, clean, faces = batch["degraded"], batch["clean"], batch["face"]
+        sample = self._views(batch, phase, clock)
         if phase.learns == ("fine",):
-            terms, loss = self._picture_terms(phase, degraded, clean, self.network.without_prior(degraded), rng)
+            with reduced(clock.options):
+                restored = self.network.without_prior(sample.degraded)
+            terms, loss = self._picture_terms(phase, sample, restored.float(), rng)
         else:
-            coefficients = self.prior.coefficients(degraded).clone()
+            coefficients = self.prior.coefficients(sample.degraded).clone()
             render = self.prior.picture(coefficients, PRIOR_SIZE).clone()
             if phase.only_style:
-                terms, loss = self._style_terms(phase, degraded, render, coefficients, faces)
+                terms, loss = self._style_terms(phase, sample, render, coefficients)
             else:
-                terms, loss = self._terms(phase, degraded, clean, render, coefficients, faces, rng)
+                terms, loss = self._terms(phase, sample, render, coefficients, rng)
         learning = [p for p in self.network.parameters() if p.requires_grad]
         length = descend(loss, self.optimiser, learning, clip=o.clip, step=clock.step, what=terms)
-        clock.samples += len(clean)
+        clock.samples += len(batch["clean"])
         follow(self.average, self.network, young(o.ema, clock.step + 1))
         return {name: float(value.detach()) for name, value in terms.items()} | {
             "loss": float(loss.detach()),
@@ -309,41 +339,58 @@ class _MobileTraining:
             is_asked = not phase.learns or name.startswith(phase.learns)
             parameter.requires_grad_(is_asked and (phase.learns_generator or id(parameter) not in generator))
 
+    def _views(self, batch: Mapping[str, Tensor], phase: Phase, clock: Clock) -> _Sample:
+        if phase.views == 1:
+            return _Sample(batch["degraded"], batch["clean"], batch["face"], batch["points"], ((0, 0), (0, 0)))
+        frames = two_frames(
+            batch["clean"],
+            batch["level"].tolist(),
+            motion=phase.motion,
+            seed=clock.options.seed,
+            step=clock.step,
+            workers=self.config.data.workers,
+        )
+        shift = torch.tensor([(x, y) for y, x in frames.offsets]).to(batch["points"])  # (2, 2) of the windows' corners
+        points = batch["points"].repeat_interleave(2, 0).clone()
+        points[..., :2] -= shift.repeat(len(batch["points"]), 1)[:, None]
+        faces = batch["face"].repeat_interleave(2, 0)
+        return _Sample(frames.degraded, frames.clean, faces, points, frames.offsets)
+
     def _style_terms(
-        self, phase: Phase, degraded: Tensor, render: Tensor, coefficients: Tensor, faces: Tensor
+        self, phase: Phase, sample: _Sample, render: Tensor, coefficients: Tensor
     ) -> tuple[dict[str, Tensor], Tensor]:
-        style = self.network.look(_small(degraded), render, coefficients)[2]
-        terms = {"style": self._style_error(style, faces)}
+        terms = {"style": self._style_error(self._style(sample, render, coefficients), sample.faces)}
         return terms, phase.style * terms["style"]
+
+    def _style(self, sample: _Sample, render: Tensor, coefficients: Tensor) -> Tensor:
+        with reduced(self.config.run):
+            return self.network.look(_small(sample.degraded), render, coefficients)[2].float()
 
     def _style_error(self, style: Tensor, faces: Tensor) -> Tensor:
         assert self.styles is not None
         return (style - self.styles[faces]).square().mean() / self.spread
 
     def _terms(
-        self,
-        phase: Phase,
-        degraded: Tensor,
-        clean: Tensor,
-        render: Tensor,
-        coefficients: Tensor,
-        faces: Tensor,
-        rng: np.random.Generator,
+        self, phase: Phase, sample: _Sample, render: Tensor, coefficients: Tensor, rng: np.random.Generator
     ) -> tuple[dict[str, Tensor], Tensor]:
         """The losses, not yet weighted, and their weighted sum."""
-        draw = rng.random(len(clean))
-        w = torch.from_numpy(np.where(draw < 0.6, 0.0, np.where(draw < 0.8, 1.0, rng.random(len(clean))))).float()
-        restored = self.network(degraded, render, coefficients, w.to(degraded.device))
-        terms, loss = self._picture_terms(phase, degraded, clean, restored, rng)
+        count = len(sample.clean) // phase.views
+        draw = rng.random(count)
+        w = torch.from_numpy(np.where(draw < 0.6, 0.0, np.where(draw < 0.8, 1.0, rng.random(count)))).float()
+        w = w.repeat_interleave(phase.views).to(sample.degraded.device)
+        with reduced(self.config.run):
+            restored = self.network(sample.degraded, render, coefficients, w)
+        terms, loss = self._picture_terms(phase, sample, restored.float(), rng)
         if phase.style > 0.0 and self.styles is not None:
-            style = self._style_error(self.network.look(_small(degraded), render, coefficients)[2], faces)
+            style = self._style_error(self._style(sample, render, coefficients), sample.faces)
             terms, loss = terms | {"style": style}, loss + phase.style * style
         return terms, loss
 
     def _picture_terms(
-        self, phase: Phase, degraded: Tensor, clean: Tensor, restored: Tensor, rng: np.random.Generator
+        self, phase: Phase, sample: _Sample, restored: Tensor, rng: np.random.Generator
     ) -> tuple[dict[str, Tensor], Tensor]:
-        before = absolute_error(degraded, clean, softness=phase.softness)
+        clean = sample.clean
+        before = absolute_error(sample.degraded, clean, softness=phase.softness)
         weights = sample_weights(before)
         terms = {
             "l1": (weights * absolute_error(restored, clean, softness=phase.softness)).mean(),
@@ -358,20 +405,18 @@ class _MobileTraining:
             moves = identity_moves(rng, len(restored)).to(restored.device)
             distance = identity_error(self.embedding, restored, clean, moves)
             terms["identity"] = (damage_share(before) * distance).mean()
+        if phase.landmark > 0.0 or phase.mesh > 0.0:
+            read = self.judge.errors(restored, clean, sample.points)
+            terms["landmark"] = (damage_share(before) * read.landmark).mean()
+            terms["mesh"] = (damage_share(before) * read.mesh).mean()
+        if phase.steady > 0.0:
+            terms["steady"] = unsteadiness(restored, sample.offsets, margin=_EDGE)
+        seen: dict[str, Tensor] = {}
         if phase.adversarial > 0.0:
-            self._teach_critic(phase, clean, restored.detach())
+            seen = teach_critic(self.critic, self.critic_optimiser, clean, restored.detach(), phase.r1)
             terms["adversarial"] = hinge_fooling(self.critic(restored))
         loss = sum((getattr(phase, name) * value for name, value in terms.items()), before.new_zeros(()))
-        return terms | {"input_l1": (weights * before).mean().detach()}, loss
-
-    def _teach_critic(self, phase: Phase, clean: Tensor, restored: Tensor) -> None:
-        real = clean.detach().requires_grad_(True)
-        scores = self.critic(real)
-        slope = torch.autograd.grad(scores.sum(), real, create_graph=True)[0].square().sum((1, 2, 3)).mean()
-        loss = hinge_critic(scores, self.critic(restored)) + 0.5 * phase.r1 * slope
-        self.critic_optimiser.zero_grad(set_to_none=True)
-        loss.backward()  # type: ignore[no-untyped-call]
-        self.critic_optimiser.step()
+        return terms | seen | {"input_l1": (weights * before).mean().detach()}, loss
 
     @torch.inference_mode()
     def validate(self, clock: Clock) -> dict[str, float]:
@@ -382,6 +427,16 @@ class _MobileTraining:
             values[f"psnr_{level}"] = _psnr(self._restored(degraded, 0.0), self.held_out.clean)
             values[f"psnr_{level}_w1"] = _psnr(self._restored(degraded, 1.0), self.held_out.clean)
         return values
+
+    @torch.inference_mode()
+    def sheet(self, faces: int) -> NDArray[np.uint8]:
+        """By level: degraded, restored with all of the prior, and with none; then clean."""
+        columns: dict[str, Tensor] = {}
+        for level, degraded in self.held_out.degraded.items():
+            columns[level] = degraded[:faces]
+            columns[f"{level}, w = 0"] = self._restored(degraded[:faces], 0.0)
+            columns[f"{level}, w = 1"] = self._restored(degraded[:faces], 1.0)
+        return lay_sheet(columns | {"clean": self.held_out.clean[:faces]})
 
     def _restored(self, pictures: Tensor, w: float) -> Tensor:
         done = []

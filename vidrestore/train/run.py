@@ -21,29 +21,33 @@ import tomllib
 import types
 import typing
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from contextlib import AbstractContextManager, contextmanager
 from dataclasses import dataclass
 from importlib import resources
 from pathlib import Path
-from typing import Any, Literal, Protocol, TypeVar
+from typing import Any, Literal, Protocol, TypeVar, runtime_checkable
 
 import numpy as np
 import torch
+from numpy.typing import NDArray
 from torch import Tensor, nn
 
 from vidrestore.errors import ConfigError, WeightsError
+from vidrestore.train.sheets import write_sheet
 
 __all__ = [
     "Clock",
     "Log",
     "RunOptions",
     "RunReport",
+    "Shows",
     "Training",
     "cosine_rate",
     "descend",
     "fill_options",
     "follow",
     "load_options",
+    "reduced",
     "rng_at",
     "run",
     "set_rate",
@@ -84,6 +88,11 @@ class RunOptions:
     """Held-out faces of a validation."""
     checkpoint_seconds: float = 180.0
     """Seconds between checkpoints; one is made at the end in any case."""
+    precision: Literal["float32", "bfloat16"] = "float32"
+    """Of the network's way from picture to picture (:func:`reduced`); parameters, losses and the average stay float32.
+    Trainings that have no such way refuse bfloat16."""
+    sheet_faces: int = 4
+    """Held-out faces on the sheet of samples that each validation leaves; 0 is none."""
 
     def check_length(self) -> None:
         """Raises ConfigError where the run would have no end."""
@@ -144,6 +153,19 @@ class Training(Protocol):
         ...
 
 
+@runtime_checkable
+class Shows(Protocol):
+    """A training that can show samples."""
+
+    def sheet(self, faces: int) -> NDArray[np.uint8]:
+        """(H, W, 3) RGB: held-out faces as they were degraded, as they are restored, and clean.
+
+        Args:
+            faces: how many at most.
+        """
+        ...
+
+
 @dataclass(frozen=True, slots=True)
 class RunReport:
     """What a run came to."""
@@ -166,9 +188,11 @@ def run(
     progress: Heard | None = None,
     stop: Callable[[], bool] | None = None,
 ) -> RunReport:
-    """Trains, and leaves the export, ``checkpoint.pt`` and ``log.jsonl`` in a folder.
+    """Trains, and leaves the export, ``checkpoint.pt``, ``log.jsonl`` and sheets of samples in a folder.
 
-    A folder that holds a checkpoint is resumed. With TensorBoard installed its event files are written too.
+    A folder that holds a checkpoint is resumed. With TensorBoard installed its event files are written too, the sheets
+    in them. A sheet is made at each validation by a training that :class:`Shows`: ``sheets/0001234.png`` after step
+    1234.
 
     Args:
         training: what is trained, built from the configuration and not yet resumed.
@@ -179,9 +203,12 @@ def run(
         stop: asked before each step; once true, a checkpoint is written and the run ends early.
 
     Raises:
+        ConfigError: ``precision`` is one that the training has not.
         WeightsError: the checkpoint is damaged or of another network.
         FloatingPointError: the loss is no longer finite; the last checkpoint is kept.
     """
+    if options.precision != "float32" and not getattr(training, "takes_bfloat16", False):
+        raise ConfigError(f"run.precision = {options.precision!r}: this training knows float32 only")
     target = Path(folder)
     target.mkdir(parents=True, exist_ok=True)
     clock = Clock(options)
@@ -206,12 +233,21 @@ def run(
                 saved = time.monotonic()
             if time.monotonic() - validated > options.validate_seconds:
                 log.write(clock, training.validate(clock))
+                _show(training, target, clock, log)
                 training.export(target, clock)
                 validated = time.monotonic()
         _save(checkpoint, training, clock, text)
         last = training.validate(clock)
         log.write(clock, last)
+        _show(training, target, clock, log)
     return RunReport(clock.step, clock.seconds, training.export(target, clock), last)
+
+
+def _show(training: Training, folder: Path, clock: Clock, log: Log) -> None:
+    if clock.options.sheet_faces > 0 and isinstance(training, Shows):
+        sheet = training.sheet(clock.options.sheet_faces)
+        write_sheet(folder / "sheets" / f"{clock.step:07d}.png", sheet)
+        log.show(clock, sheet)
 
 
 def _save(path: Path, training: Training, clock: Clock, config: str) -> None:
@@ -247,6 +283,15 @@ def _load(path: Path, training: Training, clock: Clock, config: str) -> None:
         raise WeightsError(f"{path}: not a checkpoint of this network; remove it to begin anew") from error
     if raw["config"] != config:
         _log.warning("%s was made with another configuration; going on with the new one", path)
+
+
+def reduced(options: RunOptions) -> AbstractContextManager[Any]:
+    """Where a network's layers compute in ``options.precision``; nothing changes where it is float32.
+
+    What it gives may be bfloat16: make it float32 before it meets a loss.
+    """
+    kind = torch.device(options.device).type
+    return torch.autocast(kind, dtype=torch.bfloat16, enabled=options.precision == "bfloat16")
 
 
 def rng_at(seed: int, purpose: int, number: int) -> np.random.Generator:
@@ -491,3 +536,8 @@ class Log:
         if self.writer is not None:
             for name, value in values.items():
                 self.writer.add_scalar(name, value, clock.step)
+
+    def show(self, clock: Clock, picture: NDArray[np.uint8]) -> None:
+        """An (H, W, 3) RGB picture, where TensorBoard is installed."""
+        if self.writer is not None:
+            self.writer.add_image("samples", picture, clock.step, dataformats="HWC")

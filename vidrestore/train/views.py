@@ -1,0 +1,73 @@
+"""Two frames of one shot from clean crops: the same recording chain twice, the face moved a little in between."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass
+
+import numpy as np
+import torch
+from torch import Tensor
+from torch.nn import functional
+
+from vidrestore.train.data import to_bytes
+from vidrestore.train.degrade import LEVELS, apply_recipe, draw_recipe
+from vidrestore.train.run import rng_at
+
+__all__ = ["Offsets", "TwoFrames", "two_frames"]
+
+Offsets = tuple[tuple[int, int], tuple[int, int]]
+"""(y, x) of the first and of the second window in a common picture, in pixels."""
+
+
+@dataclass(frozen=True, slots=True)
+class TwoFrames:
+    """B shots of two frames each, the frames of a shot beside each other."""
+
+    degraded: Tensor
+    """(2 B, 3, S, S) float32 in [-1, 1]."""
+    clean: Tensor
+    """The same shape: what each frame shows without the damage."""
+    offsets: Offsets
+    """Of the windows that the frames are: what :func:`vidrestore.train.losses.unsteadiness` compares by."""
+
+
+def two_frames(clean: Tensor, levels: Sequence[int], *, motion: int, seed: int, step: int, workers: int) -> TwoFrames:
+    """Records clean crops twice, in a second frame up to ``motion`` pixels beside the first.
+
+    Both frames go through the recipe of their face: noise and the sampling grid's sub-pixel phase differ, as they do
+    in a video. The motion is in whole pixels, so that two restorations can be compared without resampling either.
+    Beyond a crop's edge its reflection is seen.
+
+    Args:
+        clean: (B, 3, S, S) in [-1, 1].
+        levels: B numbers: 0 light, 1 medium, 2 heavy, 3 not degraded.
+        motion: largest step along each axis in pixels, below S.
+        seed: of the run.
+        step: of the run; with the seed it decides everything.
+        workers: threads that record; 0 is this one.
+    """
+    size, names = clean.shape[-1], tuple(LEVELS)
+    draw = rng_at(seed, 8, step).integers(0, motion + 1, 4)
+    offsets = ((int(draw[0]), int(draw[1])), (int(draw[2]), int(draw[3])))
+    wide = functional.pad(clean, (0, motion, 0, motion), mode="reflect") if motion > 0 else clean
+    frames = torch.stack([wide[..., y : y + size, x : x + size] for y, x in offsets], 1)  # (B, 2, 3, S, S)
+    pictures = ((frames.cpu().numpy() + 1.0) / 2.0).transpose(0, 1, 3, 4, 2)  # (B, 2, S, S, 3) in [0, 1]
+
+    def record(number: int) -> Tensor:
+        if levels[number] >= len(names):
+            return frames[number].cpu()
+        rng = np.random.default_rng([seed, 9, step, number])
+        recipe = draw_recipe(rng, LEVELS[names[levels[number]]], crop=size)
+        both = [to_bytes(apply_recipe(np.ascontiguousarray(p), recipe, rng)) for p in pictures[number]]
+        return torch.stack(both).float() * (2.0 / 255.0) - 1.0
+
+    numbers = range(len(clean))
+    if workers > 0:
+        with ThreadPoolExecutor(workers) as pool:
+            recorded = list(pool.map(record, numbers))
+    else:
+        recorded = [record(number) for number in numbers]
+    degraded = torch.stack(recorded).flatten(0, 1).to(clean.device)
+    return TwoFrames(degraded, frames.flatten(0, 1), offsets)
