@@ -30,8 +30,9 @@ each sample of a copied plane once, and those under a mask a second time.
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from functools import partial
 
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
@@ -41,13 +42,15 @@ from vidrestore.kernels.colour import legal_range, planes_from_rgb
 from vidrestore.kernels.launch import (
     MAX_FOOTPRINT,
     as_affines,
+    bands_of,
     check_planes,
-    dot_four_columns,
-    invert,
+    inlined_jit,
     jit,
     plane_from_luma,
     run_bands,
+    run_tasks,
 )
+from vidrestore.kernels.taps import cubic_at, cubic_weights, dot_block, tent_at, tent_weights
 from vidrestore.types import PixelFormat, Plane
 
 __all__ = ["composite"]
@@ -82,7 +85,6 @@ def composite(
     check_planes(planes, pixel_format)
     maps = as_affines(crop_from_frame)
     deltas, masks, strengths = _check_faces(deltas, masks, strength, len(maps))
-    matrix = planes_from_rgb(pixel_format)[0].astype(np.float32)
     faces = [
         _Face(delta, mask, support, crop_from_frame=m, strength=float(s))
         for delta, mask, support, m, s in zip(deltas, *_supports(masks, len(maps)), maps, strengths, strict=True)
@@ -91,9 +93,19 @@ def composite(
     # the largest in the frame, that is the one with the fewest crop pixels per frame pixel, is painted last
     faces.sort(key=lambda face: -abs(float(np.linalg.det(face.crop_from_frame[:, :2]))))
     groups = [(0,)] if pixel_format.colour == "gray" else [(0,), (1, 2)]
+    reached = [
+        [_reach(face, plane_from_luma(pixel_format, g[0]), planes[g[0]].shape) for g in groups] for face in faces
+    ]
+    values, windows = _pack(faces, reached, np.ascontiguousarray(planes_from_rgb(pixel_format)[0], np.float32))
     out = list(planes)
-    for group in groups:
-        _composite_group(out, group, pixel_format, faces, np.ascontiguousarray(matrix[list(group)]))
+    tasks: list[Callable[[], object]] = []
+    for index, group in enumerate(groups):
+        layers = [
+            _geometry(face, of_groups[index], window, group)
+            for face, of_groups, window in zip(faces, reached, windows, strict=True)
+        ]
+        tasks += _group_tasks(out, group, pixel_format, values, [layer for layer in layers if layer is not None])
+    run_tasks(tasks)
     return tuple(out)
 
 
@@ -122,53 +134,55 @@ def _check_faces(
         raise KernelError(f"strength must be ({num_faces},), got {strengths.shape}")
     if not ((strengths >= 0.0) & (strengths <= 1.0)).all():  # written so that NaN fails
         raise KernelError(f"strength must lie in [0, 1], got {strengths}")
-    if masks.size and not (masks.min() >= 0.0 and masks.max() <= 1.0):
-        raise KernelError(f"masks must lie in [0, 1], got {masks.min()} to {masks.max()}")
     return deltas, masks, strengths
 
 
 def _supports(
     masks: NDArray[np.float32], num_faces: int
 ) -> tuple[list[NDArray[np.float32]], list[tuple[int, int, int, int] | None]]:
-    """Masks and their supports, one each per face."""
+    """Masks and their supports, one each per face; checks what the masks hold."""
     supports: list[tuple[int, int, int, int] | None] = []
     for mask in masks:
-        rows, columns = np.flatnonzero(mask.any(1)), np.flatnonzero(mask.any(0))
-        box = (int(columns[0]), int(rows[0]), int(columns[-1]), int(rows[-1])) if len(rows) else None
-        supports.append(box)
+        u0, v0, u1, v1, lowest, highest = _survey(mask)
+        if mask.size and not (lowest >= 0.0 and highest <= 1.0):
+            raise KernelError(f"masks must lie in [0, 1], got {lowest} to {highest}")
+        supports.append((u0, v0, u1, v1) if u1 >= u0 else None)
     repeat = num_faces if len(masks) == 1 else 1
     return list(masks) * repeat, supports * repeat
 
 
-def _composite_group(
-    out: list[Plane],
-    group: tuple[int, ...],
-    pixel_format: PixelFormat,
-    faces: Sequence[_Face],
-    matrix: NDArray[np.float32],
-) -> None:
-    """Replaces planes of one geometry (luma; both chroma; G; B and R) that some face reaches."""
-    shape = out[group[0]].shape
-    prepared = [_prepare(face, plane_from_luma(pixel_format, group[0]), shape, matrix) for face in faces]
-    layers = [layer for layer in prepared if layer is not None]
-    if not layers:
-        return
-    packed = np.concatenate([values for values, _, _ in layers])
-    sizes = [0, *np.cumsum([values.size for values, _, _ in layers])[:-1].tolist()]
-    geometry = np.stack([row for _, row, _ in layers])
-    geometry[:, _OFFSET] = sizes
-    first_row = min(rows[0] for _, _, rows in layers)
-    last_row = max(rows[1] for _, _, rows in layers)
-    first: Plane = out[group[0]].copy(order="C")
-    second: Plane = out[group[-1]].copy(order="C") if len(group) == 2 else first
-    lowest, highest = legal_range(pixel_format, group[0])
+@jit
+def _survey(mask: NDArray[np.float32]) -> tuple[int, int, int, int, float, float]:
+    """The box around what is not 0 (u0, v0, u1, v1 inclusive; u1 < u0 where all is), the lowest and highest value.
 
-    def kernel(start: int, stop: int) -> None:
-        _composite_band(first, second, len(group), packed, geometry, lowest, highest, start, stop)
-
-    run_bands(kernel, first_row, last_row + 1, min_rows=8)
-    out[group[0]] = first
-    out[group[-1]] = second
+    NaN anywhere gives NaN for both.
+    """
+    height, width = mask.shape
+    # column by column, not value by value into one number, which would forbid vector instructions
+    lowest, highest = np.full(width, np.float32(np.inf)), np.full(width, np.float32(-np.inf))
+    poison = np.zeros(width, np.float32)
+    for v in range(height):
+        row = mask[v]
+        for u in range(width):
+            value = row[u]
+            lowest[u] = value if value < lowest[u] else lowest[u]
+            highest[u] = value if value > highest[u] else highest[u]
+            poison[u] += np.float32(0.0) * value
+    u0, v0, u1, v1 = width, height, -1, -1
+    least, most, worst = np.float32(np.inf), np.float32(-np.inf), np.float32(0.0)
+    for u in range(width):
+        least, most, worst = min(least, lowest[u]), max(most, highest[u]), worst + poison[u]
+        if lowest[u] != np.float32(0.0) or highest[u] != np.float32(0.0):
+            u0, u1 = min(u0, u), u
+    for v in range(height if u1 >= 0 else 0):
+        if mask[v].any():
+            v0 = v
+            break
+    for v in range(height - 1, v0 - 1, -1):
+        if mask[v].any():
+            v1 = v
+            break
+    return u0, v0, u1, v1, least + worst, most + worst
 
 
 # a face's row of numbers for the kernel; one array for all faces is what a GPU launch takes
@@ -176,95 +190,193 @@ _A, _B, _C, _D, _E, _F, _SCALE_U, _SCALE_V, _LOW_U, _HIGH_U, _LOW_V, _HIGH_V, _S
 _OFFSET, _STRIDE, _LAYER = 13, 14, 15
 
 
-def _prepare(
-    face: _Face,
-    to_plane: tuple[float, float, float, float],
-    shape: tuple[int, ...],
-    matrix: NDArray[np.float32],
-) -> tuple[NDArray[np.float32], NDArray[np.float64], tuple[int, int]] | None:
-    """A face as the kernel wants it for planes of one geometry.
+@dataclass(frozen=True, slots=True)
+class _Reach:
+    """Where a face meets planes of one geometry."""
+
+    crop_from_plane: tuple[float, ...]
+    """u = m[0] x + m[1] y + m[2], v = m[3] x + m[4] y + m[5]."""
+    scale: tuple[float, float]
+    """Footprint of a sample in crop pixels along u and v, from 1 to ``MAX_FOOTPRINT``."""
+    low: tuple[float, float]
+    high: tuple[float, float]
+    """(u, v) of the box outside of which the mask is 0."""
+    rows: tuple[int, int] | None
+    """First and last row of the plane that the box covers; None where it lies outside."""
+
+
+def _reach(face: _Face, to_plane: tuple[float, float, float, float], shape: tuple[int, ...]) -> _Reach:
+    # plain floats: arrays of two cost more here than some kernels do
+    scale_x, scale_y, offset_x, offset_y = to_plane
+    (a, b, e), (c, d, f) = face.crop_from_frame.tolist()
+    a, b, c, d = a / scale_x, b / scale_y, c / scale_x, d / scale_y
+    m = a, b, e - a * offset_x - b * offset_y, c, d, f - c * offset_x - d * offset_y
+    scale_u, scale_v = (min(max(math.hypot(*row), 1.0), MAX_FOOTPRINT) for row in ((a, b), (c, d)))
+    u0, v0, u1, v1 = face.support
+    low, high = (u0 - scale_u, v0 - scale_v), (u1 + scale_u, v1 + scale_v)
+    return _Reach(m, (scale_u, scale_v), low, high, _rows_of(m, low, high, shape))
+
+
+@dataclass(frozen=True, slots=True)
+class _Window:
+    """Where a face's values lie in memory."""
+
+    offset: int
+    begin: tuple[int, int]
+    """Crop pixel (u, v) of the first value."""
+    size: tuple[int, int]
+    """Height and width."""
+    changes: NDArray[np.bool_]
+    """(planes,) whether any difference is not 0."""
+
+
+def _pack(
+    faces: Sequence[_Face], reached: Sequence[Sequence[_Reach]], matrix: NDArray[np.float32]
+) -> tuple[NDArray[np.float32], list[_Window | None]]:
+    """Masks and differences as the kernel wants them.
 
     Returns:
-        Mask and deltas in code values around the mask's support, with a rim of zeros as wide as the filter reaches,
-        flat; the numbers named above; first and last row of the plane that it can touch. None where it touches none.
+        For each face its mask and, plane by plane, its difference in code values around the mask's support, with a rim
+        of zeros as wide as the filter reaches, all of them flat; and where each lies, None where it reaches no plane.
     """
-    scale_x, scale_y, offset_x, offset_y = to_plane
-    m = face.crop_from_frame
-    linear = m[:, :2] / (scale_x, scale_y)
-    constant = m[:, 2] - linear @ (offset_x, offset_y)
-    scale = np.clip(np.hypot(linear[:, 0], linear[:, 1]), 1.0, MAX_FOOTPRINT)
-    reach = np.ceil(2.0 * scale).astype(int)
-    u0, v0, u1, v1 = face.support
-    low, high = np.array([u0, v0]) - scale, np.array([u1, v1]) + scale
-    rows = _rows_of(np.column_stack([linear, constant]), low, high, shape)
-    if rows is None:
+    places: list[tuple[int, tuple[int, int], tuple[int, int]] | None] = []
+    total = 0
+    for face, of_groups in zip(faces, reached, strict=True):
+        if all(reach.rows is None for reach in of_groups):
+            places.append(None)
+            continue
+        rim = [math.ceil(2.0 * max(reach.scale[axis] for reach in of_groups)) for axis in (0, 1)]
+        u0, v0, u1, v1 = face.support
+        begin = u0 - 2 * rim[0] - 2, v0 - 2 * rim[1] - 2
+        # spare columns: the kernel takes taps in fours (rows in pairs), the last of which may have no weight
+        size = v1 + 2 * rim[1] + 3 - begin[1], u1 + 2 * rim[0] + 7 - begin[0]
+        places.append((total, begin, size))
+        total += (1 + len(matrix)) * size[0] * size[1]
+    values = np.empty(total, np.float32)
+    windows: list[_Window | None] = []
+    for face, place in zip(faces, places, strict=True):
+        if place is None:
+            windows.append(None)
+            continue
+        offset, begin, (height, width) = place
+        block = values[offset : offset + (1 + len(matrix)) * height * width].reshape(-1, height, width)
+        states = np.zeros((height, 1 + len(matrix)), np.bool_)
+        run_bands(partial(_pack_band, face.delta, face.mask, matrix, *begin, block, states), 0, height, min_rows=64)
+        if states[:, 0].any():
+            raise KernelError("deltas hold values that are not finite")
+        windows.append(_Window(offset, begin, (height, width), states[:, 1:].any(0)))
+    return values, windows
+
+
+def _geometry(
+    face: _Face, reach: _Reach, window: _Window | None, group: tuple[int, ...]
+) -> tuple[NDArray[np.float64], tuple[int, int]] | None:
+    """The numbers named above, and the rows that the face can touch; None where it changes nothing of these planes."""
+    if window is None or reach.rows is None or not window.changes[list(group)].any():
         return None
-    begin_u, begin_v = u0 - 2 * int(reach[0]) - 2, v0 - 2 * int(reach[1]) - 2
-    # spare columns: the kernel takes taps in fours (rows in pairs), the last of which may have no weight
-    width, height = u1 + 2 * int(reach[0]) + 7 - begin_u, v1 + 2 * int(reach[1]) + 3 - begin_v
-    values = np.empty((1 + len(matrix), height, width), np.float32)
-    broken = np.zeros(height, np.bool_)
-    run_bands(
-        lambda a, b: _prepare_band(face.delta, face.mask, matrix, begin_u, begin_v, values, broken, a, b), 0, height
-    )
-    if broken.any():
-        raise KernelError("deltas hold values that are not finite")
-    if not values[1:].any():
-        return None
-    geometry = np.zeros(16)
-    geometry[[_A, _B, _C]] = linear[0, 0], linear[0, 1], constant[0] - begin_u
-    geometry[[_D, _E, _F]] = linear[1, 0], linear[1, 1], constant[1] - begin_v
-    geometry[[_SCALE_U, _SCALE_V]] = scale
-    geometry[[_LOW_U, _HIGH_U]] = low[0] - begin_u, high[0] - begin_u
-    geometry[[_LOW_V, _HIGH_V]] = low[1] - begin_v, high[1] - begin_v
-    geometry[[_STRENGTH, _STRIDE, _LAYER]] = face.strength, width, width * height
-    return values.ravel(), geometry, rows
+    (a, b, e, c, d, f), begin = reach.crop_from_plane, window.begin
+    (low_u, low_v), (high_u, high_v) = reach.low, reach.high
+    geometry = np.empty(16)
+    geometry[[_A, _B, _C, _D, _E, _F]] = a, b, e - begin[0], c, d, f - begin[1]
+    geometry[[_SCALE_U, _SCALE_V]] = reach.scale
+    geometry[[_LOW_U, _HIGH_U]] = low_u - begin[0], high_u - begin[0]
+    geometry[[_LOW_V, _HIGH_V]] = low_v - begin[1], high_v - begin[1]
+    geometry[[_STRENGTH, _OFFSET]] = face.strength, window.offset
+    geometry[[_STRIDE, _LAYER]] = window.size[1], window.size[0] * window.size[1]
+    return geometry, reach.rows
+
+
+def _group_tasks(
+    out: list[Plane],
+    group: tuple[int, ...],
+    pixel_format: PixelFormat,
+    values: NDArray[np.float32],
+    layers: Sequence[tuple[NDArray[np.float64], tuple[int, int]]],
+) -> list[Callable[[], object]]:
+    """Replaces planes of one geometry (luma; both chroma; G; B and R) by new ones, and says how to fill these in."""
+    if not layers:
+        return []
+    geometry = np.stack([numbers for numbers, _ in layers])
+    first_row = min(rows[0] for _, rows in layers)
+    last_row = max(rows[1] for _, rows in layers)
+    sources = [out[p] for p in group]
+    made = [np.empty(source.shape, source.dtype) for source in sources]
+    for p, plane in zip(group, made, strict=True):
+        out[p] = plane
+    lowest, highest = legal_range(pixel_format, group[0])
+
+    def copy(start: int, stop: int) -> None:
+        for source, plane in zip(sources, made, strict=True):
+            np.copyto(plane[start:stop], source[start:stop])
+
+    def fill(start: int, stop: int) -> None:
+        copy(start, stop)
+        _composite_band(made[0], made[-1], len(group), group[0], values, geometry, lowest, highest, start, stop)
+
+    return [
+        *(partial(fill, *band) for band in bands_of(first_row, last_row + 1, min_rows=8)),
+        *(partial(copy, *band) for band in ((0, first_row), (last_row + 1, len(made[0]))) if band[0] < band[1]),
+    ]
 
 
 def _rows_of(
-    crop_from_plane: NDArray[np.float64], low: NDArray[np.float64], high: NDArray[np.float64], shape: tuple[int, ...]
+    crop_from_plane: tuple[float, ...], low: tuple[float, float], high: tuple[float, float], shape: tuple[int, ...]
 ) -> tuple[int, int] | None:
     """First and last row of the plane that a box of the crop covers, None if it lies outside."""
-    plane_from_crop = invert(crop_from_plane)
-    corners = np.array([[u, v, 1.0] for u in (low[0], high[0]) for v in (low[1], high[1])]) @ plane_from_crop.T
-    (x0, y0), (x1, y1) = corners.min(0), corners.max(0)
-    if x1 < 0.0 or y1 < 0.0 or x0 > shape[1] - 1 or y0 > shape[0] - 1:
+    a, b, e, c, d, f = crop_from_plane
+    determinant = a * d - b * c
+    corners = [(u - e, v - f) for u in (low[0], high[0]) for v in (low[1], high[1])]
+    columns = [(d * u - b * v) / determinant for u, v in corners]
+    rows = [(a * v - c * u) / determinant for u, v in corners]
+    if max(columns) < 0.0 or max(rows) < 0.0 or min(columns) > shape[1] - 1 or min(rows) > shape[0] - 1:
         return None
-    return math.floor(max(y0, 0.0)), math.ceil(min(y1, shape[0] - 1.0))
+    return math.floor(max(min(rows), 0.0)), math.ceil(min(max(rows), shape[0] - 1.0))
 
 
 @jit
-def _prepare_band(
+def _pack_band(
     delta: NDArray[np.float32],
     mask: NDArray[np.float32],
     matrix: NDArray[np.float32],
     begin_u: int,
     begin_v: int,
     values: NDArray[np.float32],
-    broken: NDArray[np.bool_],
+    states: NDArray[np.bool_],
     start: int,
     stop: int,
 ) -> None:
-    """values[0] = mask, values[1:] = matrix @ delta, shifted by begin and 0 outside the crop."""
-    size = mask.shape[0]
-    first, last = max(0, -begin_u), min(values.shape[2], size - begin_u)
+    """values[0] = mask, values[1:] = matrix @ delta, shifted by begin and 0 outside the crop.
+
+    states[start, 0] tells whether a difference is not finite, states[start, 1 + c] whether any of plane c is not 0.
+    """
+    size, width = mask.shape[0], values.shape[2]
+    first, last = max(0, -begin_u), min(width, size - begin_u)
+    peaks, poison = np.zeros((matrix.shape[0], width), np.float32), np.zeros(width, np.float32)
     for row in range(start, stop):
         v = row + begin_v
-        for c in range(values.shape[0]):
-            for column in range(values.shape[2]):
-                values[c, row, column] = np.float32(0.0)
         if v < 0 or v >= size:
+            values[:, row] = np.float32(0.0)
             continue
+        values[:, row, :first] = np.float32(0.0)
+        values[:, row, last:] = np.float32(0.0)
         for column in range(first, last):
             values[0, row, column] = mask[v, column + begin_u]
-        worst = np.float32(0.0)
+        red, green, blue = delta[0, v], delta[1, v], delta[2, v]
         for c in range(matrix.shape[0]):
+            of_red, of_green, of_blue = matrix[c, 0], matrix[c, 1], matrix[c, 2]
+            target, peak = values[c + 1, row], peaks[c]
             for column in range(first, last):
                 u = column + begin_u
-                value = matrix[c, 0] * delta[0, v, u] + matrix[c, 1] * delta[1, v, u] + matrix[c, 2] * delta[2, v, u]
-                values[c + 1, row, column] = value
-                worst += np.float32(0.0) * value  # NaN if any value is NaN or infinite
-        broken[row] = worst != np.float32(0.0)
+                target[column] = of_red * red[u] + of_green * green[u] + of_blue * blue[u]
+            # loops of their own: with more arrays than these in one, the compiler gives up on vectors
+            for column in range(first, last):
+                value = abs(target[column])
+                peak[column] = value if value > peak[column] else peak[column]
+            for column in range(first, last):
+                poison[column] += np.float32(0.0) * target[column]  # NaN if any value is NaN or infinite
+    states[start, 0] = (poison != np.float32(0.0)).any()
+    for c in range(matrix.shape[0]):
+        states[start, 1 + c] = peaks[c].any()
 
 
 @jit
@@ -277,108 +389,6 @@ def _column_span(slope: float, place: float, low: float, high: float, first: flo
 
 
 @jit
-def _row_taps(
-    slope: float, place: float, scale: float, begin: int, firsts: NDArray[np.int64], weights: NDArray[np.float32]
-) -> None:
-    """Taps of one axis for samples at ``slope * x + place``, x from ``begin``; see the function in sample.py."""
-    size = firsts.size
-    num_taps = weights.shape[0] - 2
-    distance, norm = weights[num_taps], weights[num_taps + 1]
-    step = np.float32(1.0 / scale)
-    for x in range(size):
-        u = slope * (x + begin) + place
-        first = math.floor(u - 2.0 * scale) + 1
-        firsts[x] = first
-        distance[x] = np.float32((u - first) / scale)
-        norm[x] = np.float32(0.0)
-    for k in range(num_taps):
-        row = weights[k]
-        back = np.float32(k) * step
-        for x in range(size):
-            d = abs(distance[x] - back)
-            inner = (np.float32(1.5) * d - np.float32(2.5)) * d * d + np.float32(1.0)
-            outer = ((np.float32(-0.5) * d + np.float32(2.5)) * d - np.float32(4.0)) * d + np.float32(2.0)
-            value = inner if d < np.float32(1.0) else outer
-            value = value if d < np.float32(2.0) else np.float32(0.0)
-            row[x] = value
-            norm[x] += value
-    for x in range(size):
-        norm[x] = np.float32(1.0) / norm[x]
-
-
-@jit
-def _tent_taps(
-    slope: float, place: float, scale: float, begin: int, firsts: NDArray[np.int64], weights: NDArray[np.float32]
-) -> None:
-    """The same for the tent of half-width ``scale``."""
-    size = firsts.size
-    num_taps = weights.shape[0] - 2
-    distance, norm = weights[num_taps], weights[num_taps + 1]
-    step = np.float32(1.0 / scale)
-    for x in range(size):
-        u = slope * (x + begin) + place
-        first = math.floor(u - scale) + 1
-        firsts[x] = first
-        distance[x] = np.float32((u - first) / scale)
-        norm[x] = np.float32(0.0)
-    for k in range(num_taps):
-        row = weights[k]
-        back = np.float32(k) * step
-        for x in range(size):
-            value = max(np.float32(1.0) - abs(distance[x] - back), np.float32(0.0))
-            row[x] = value
-            norm[x] += value
-    for x in range(size):
-        norm[x] = np.float32(1.0) / norm[x]
-
-
-@jit
-def _filter_row(
-    flat: NDArray[np.float32],
-    stride: int,
-    first_u: NDArray[np.int64],
-    first_v: NDArray[np.int64],
-    weights_u: NDArray[np.float32],
-    weights_v: NDArray[np.float32],
-    alpha: NDArray[np.float32],
-    out: NDArray[np.float32],
-) -> None:
-    """Where alpha is not 0: out[x] = Σ weights_v[j, x] weights_u[i, x] flat[(first_v + j) stride + first_u + i].
-
-    Elsewhere ``out`` has no meaning. See sample.py.
-    """
-    num_taps, last = weights_v.shape[0] - 2, weights_u.shape[0] - 1
-    row = weights_u.shape[1]
-    # numbers of taps that are known when this is compiled are unrolled: footprints up to 1, and up to 1.5
-    if num_taps == 2 and last == 5:
-        for x in range(first_u.size):
-            if alpha[x] != np.float32(0.0):
-                first = first_v[x] * stride + first_u[x]
-                out[x] = dot_four_columns(flat, first, stride, weights_v, weights_u, row, 0, x, 2)
-    elif num_taps == 4 and last == 5:
-        for x in range(first_u.size):
-            if alpha[x] != np.float32(0.0):
-                first = first_v[x] * stride + first_u[x]
-                out[x] = dot_four_columns(flat, first, stride, weights_v, weights_u, row, 0, x, 4)
-    elif num_taps == 6 and last == 9:
-        for x in range(first_u.size):
-            if alpha[x] != np.float32(0.0):
-                first = first_v[x] * stride + first_u[x]
-                out[x] = dot_four_columns(flat, first, stride, weights_v, weights_u, row, 0, x, 6)
-                out[x] += dot_four_columns(flat, first + 4, stride, weights_v, weights_u, row, 4, x, 6)
-    else:
-        for x in range(first_u.size):
-            if alpha[x] != np.float32(0.0):
-                first = first_v[x] * stride + first_u[x]
-                value = np.float32(0.0)
-                for i in range(0, last - 1, 4):
-                    value += dot_four_columns(flat, first + i, stride, weights_v, weights_u, row, i, x, num_taps)
-                out[x] = value
-    for x in range(first_u.size):
-        out[x] *= weights_u[last, x] * weights_v[num_taps + 1, x]
-
-
-@jit
 def _write_row(row: Plane, change: NDArray[np.float32], lowest: int, highest: int) -> None:
     for x in range(row.size):
         source = np.float32(row[x])  # 16 bits are exact in float32, so no change is exactly no change
@@ -388,10 +398,116 @@ def _write_row(row: Plane, change: NDArray[np.float32], lowest: int, highest: in
 
 
 @jit
+def _enlarge_row(
+    packed: NDArray[np.float32],
+    g: NDArray[np.float64],
+    place_u: float,
+    place_v: float,
+    first_plane: int,
+    num_planes: int,
+    begin: int,
+    end: int,
+    change: NDArray[np.float32],
+) -> None:
+    """One face laid over begin..end of a row where no crop pixel is skipped: 16 taps of the cubic, 4 of the tent."""
+    stride, layer, offset = int(g[_STRIDE]), int(g[_LAYER]), int(g[_OFFSET])
+    strength = np.float32(g[_STRENGTH])
+    slope_u, slope_v = g[_A], g[_D]
+    first_layer = layer * (first_plane + 1)
+    for x in range(begin, end):
+        # counted from the window's corner, so that both are positive and cutting off is rounding down
+        u, v = slope_u * x + place_u, slope_v * x + place_v
+        left, top = np.int64(u), np.int64(v)
+        rest_u, rest_v = np.float32(u - left), np.float32(v - top)
+        at = offset + top * stride + left
+        alpha = strength * min(tent_at(packed, at, stride, rest_u, rest_v), np.float32(1.0))
+        if alpha == np.float32(0.0):
+            continue
+        at += first_layer - stride - 1
+        value = cubic_at(packed, at, stride, rest_u, rest_v)
+        change[0, x] = (np.float32(1.0) - alpha) * change[0, x] + alpha * value
+        if num_planes == 2:
+            value = cubic_at(packed, at + layer, stride, rest_u, rest_v)
+            change[1, x] = (np.float32(1.0) - alpha) * change[1, x] + alpha * value
+
+
+@inlined_jit
+def _shrink_span(
+    packed: NDArray[np.float32],
+    g: NDArray[np.float64],
+    place_u: float,
+    place_v: float,
+    first_plane: int,
+    num_planes: int,
+    begin: int,
+    end: int,
+    change: NDArray[np.float32],
+    wide: NDArray[np.float32],
+    tall: NDArray[np.float32],
+    tent_columns: int,
+    tent_rows: int,
+    columns: int,
+    rows: int,
+) -> None:
+    """One face laid over begin..end of a row where a sample covers more than a crop pixel: both filters are as wide as
+    the sample's footprint. Columns are multiples of 4; taps that are not needed have no weight."""
+    stride, layer, offset = int(g[_STRIDE]), int(g[_LAYER]), int(g[_OFFSET])
+    strength, scale_u, scale_v = np.float32(g[_STRENGTH]), g[_SCALE_U], g[_SCALE_V]
+    slope_u, slope_v = g[_A], g[_D]
+    per_u, per_v = 1.0 / scale_u, 1.0 / scale_v
+    step_u, step_v = np.float32(per_u), np.float32(per_v)
+    tent_taps, taps = (tent_rows + 3) // 4 * 4, (rows + 3) // 4 * 4
+    for x in range(begin, end):
+        u, v = slope_u * x + place_u, slope_v * x + place_v
+        left, top = np.int64(u - scale_u) + 1, np.int64(v - scale_v) + 1
+        total = tent_weights(wide, tent_columns, np.float32((u - left) * per_u), step_u)
+        total *= tent_weights(tall, tent_taps, np.float32((v - top) * per_v), step_v)
+        alpha = dot_block(packed, offset + top * stride + left, stride, wide, tent_columns, tall, tent_rows)
+        if alpha == np.float32(0.0):
+            continue
+        alpha = strength * min(alpha / total, np.float32(1.0))  # a rounded sum may pass 1
+        left, top = np.int64(u - 2.0 * scale_u) + 1, np.int64(v - 2.0 * scale_v) + 1
+        total = cubic_weights(wide, columns, np.float32((u - left) * per_u), step_u)
+        total *= cubic_weights(tall, taps, np.float32((v - top) * per_v), step_v)
+        share = alpha / total
+        at = offset + layer * (first_plane + 1) + top * stride + left
+        for p in range(num_planes):
+            value = dot_block(packed, at + layer * p, stride, wide, columns, tall, rows)
+            change[p, x] = (np.float32(1.0) - alpha) * change[p, x] + share * value
+
+
+@jit
+def _shrink_row(
+    packed: NDArray[np.float32],
+    g: NDArray[np.float64],
+    place_u: float,
+    place_v: float,
+    first_plane: int,
+    num_planes: int,
+    begin: int,
+    end: int,
+    change: NDArray[np.float32],
+    wide: NDArray[np.float32],
+    tall: NDArray[np.float32],
+) -> None:
+    """The same, with the number of taps that the footprint asks for; known numbers for footprints a little above 1."""
+    if g[_SCALE_U] <= 1.5 and g[_SCALE_V] <= 1.5:
+        _shrink_span(packed, g, place_u, place_v, first_plane, num_planes, begin, end, change, wide, tall, 4, 3, 8, 6)
+        return
+    columns, rows = 4 * math.ceil(g[_SCALE_U]), math.ceil(4.0 * g[_SCALE_V])
+    tent_columns, tent_rows = 4 * math.ceil(0.5 * g[_SCALE_U]), math.ceil(2.0 * g[_SCALE_V])
+    _shrink_span(
+        packed, g, place_u, place_v, first_plane, num_planes, begin, end, change, wide, tall,
+        tent_columns, tent_rows, columns, rows,
+    )  # fmt: skip
+
+
+@jit
 def _composite_band(
     first: Plane,
     second: Plane,
     num_planes: int,
+    first_plane: int,
     packed: NDArray[np.float32],
     geometry: NDArray[np.float64],
     lowest: int,
@@ -402,8 +518,8 @@ def _composite_band(
     """Rows start..stop of one plane, or of two that share their places, under all faces."""
     width = first.shape[1]
     change = np.empty((2, width), np.float32)
-    alpha, value = np.empty(width, np.float32), np.empty(width, np.float32)
-    all_u, all_v = np.empty(width, np.int64), np.empty(width, np.int64)
+    widest = 4 * math.ceil(MAX_FOOTPRINT)
+    wide, tall = np.empty(widest, np.float32), np.empty(widest, np.float32)
     for y in range(start, stop):
         row_begin, row_end = width, 0
         for face in range(geometry.shape[0]):
@@ -414,7 +530,6 @@ def _composite_band(
             begin, end = math.ceil(low), math.floor(high) + 1
             if begin >= end:
                 continue
-            count = end - begin
             # what this row has not seen yet starts at 0, gaps between faces included
             if row_begin >= row_end:
                 change[:, begin:end] = np.float32(0.0)
@@ -422,36 +537,10 @@ def _composite_band(
                 change[:, begin : max(begin, row_begin)] = np.float32(0.0)
                 change[:, min(end, row_end) : end] = np.float32(0.0)
             row_begin, row_end = min(begin, row_begin), max(end, row_end)
-            first_u, first_v = all_u[:count], all_v[:count]
-            stride, layer, offset = int(g[_STRIDE]), int(g[_LAYER]), int(g[_OFFSET])
-            weights_u = np.empty((4 * math.ceil(0.5 * g[_SCALE_U]) + 2, count), np.float32)
-            weights_v = np.empty((2 * math.ceil(g[_SCALE_V]) + 2, count), np.float32)
-            _tent_taps(g[_A], place_u, g[_SCALE_U], begin, first_u, weights_u)
-            _tent_taps(g[_D], place_v, g[_SCALE_V], begin, first_v, weights_v)
-            alpha[:count] = np.float32(1.0)
-            _filter_row(packed[offset:], stride, first_u, first_v, weights_u, weights_v, alpha, value)
-            for x in range(count):
-                alpha[x] = np.float32(g[_STRENGTH]) * min(value[x], np.float32(1.0))  # a rounded sum may pass 1
-            # the corners of the span are mostly without mask
-            skip = 0
-            while skip < count and alpha[skip] == np.float32(0.0):
-                skip += 1
-            while count > skip and alpha[count - 1] == np.float32(0.0):
-                count -= 1
-            begin, count = begin + skip, count - skip
-            shown = alpha[skip : skip + count]
-            first_u, first_v = all_u[:count], all_v[:count]
-            weights_u = np.empty((4 * math.ceil(g[_SCALE_U]) + 2, count), np.float32)
-            weights_v = np.empty((2 * math.ceil(2.0 * g[_SCALE_V]) + 2, count), np.float32)
-            _row_taps(g[_A], place_u, g[_SCALE_U], begin, first_u, weights_u)
-            _row_taps(g[_D], place_v, g[_SCALE_V], begin, first_v, weights_v)
-            for p in range(num_planes):
-                start_of = offset + layer * (p + 1)
-                _filter_row(packed[start_of:], stride, first_u, first_v, weights_u, weights_v, shown, value)
-                for x in range(count):
-                    at = begin + x
-                    top = shown[x] * value[x] if shown[x] != np.float32(0.0) else np.float32(0.0)
-                    change[p, at] = (np.float32(1.0) - shown[x]) * change[p, at] + top
+            if g[_SCALE_U] == 1.0 and g[_SCALE_V] == 1.0:
+                _enlarge_row(packed, g, place_u, place_v, first_plane, num_planes, begin, end, change)
+                continue
+            _shrink_row(packed, g, place_u, place_v, first_plane, num_planes, begin, end, change, wide, tall)
         if row_begin < row_end:
             _write_row(first[y, row_begin:row_end], change[0, row_begin:row_end], lowest, highest)
             if num_planes == 2:

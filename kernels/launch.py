@@ -15,8 +15,10 @@ from __future__ import annotations
 
 import os
 import threading
+from collections import deque
 from collections.abc import Callable, Sequence
-from concurrent.futures import ThreadPoolExecutor
+from concurrent.futures import ThreadPoolExecutor, wait
+from functools import partial
 from itertools import pairwise
 from typing import Any, ParamSpec, TypeVar
 
@@ -34,16 +36,19 @@ from vidrestore.types import PixelFormat, Plane
 __all__ = [
     "MAX_FOOTPRINT",
     "as_affines",
+    "bands_of",
     "block_length",
     "check_planes",
     "dot_four_columns",
     "exact_jit",
+    "inlined_jit",
     "invert",
     "jit",
     "limit_threads",
     "num_threads",
     "plane_from_luma",
     "run_bands",
+    "run_tasks",
     "thread_limit",
 ]
 
@@ -74,6 +79,11 @@ def jit(function: Callable[P, R]) -> Callable[P, R]:
     NaN keeps its meaning.
     """
     return _compiled(function, fastmath={"contract", "arcp", "nsz"})
+
+
+def inlined_jit(function: Callable[P, R]) -> Callable[P, R]:
+    """As :func:`jit`, for a part of another kernel: numbers of taps that a call names are unrolled there."""
+    return _compiled(function, fastmath={"contract", "arcp", "nsz"}, forceinline=True)
 
 
 def exact_jit(function: Callable[P, R]) -> Callable[P, R]:
@@ -176,22 +186,59 @@ def run_bands(kernel: Callable[[int, int], object], start: int, stop: int, *, mi
         stop: row after the last.
         min_rows: bands are not made smaller, a hand-over costs some 20 µs.
     """
-    global _pool
+    run_tasks([partial(kernel, a, b) for a, b in bands_of(start, stop, min_rows=min_rows)])
+
+
+def bands_of(start: int, stop: int, *, min_rows: int = 16) -> list[tuple[int, int]]:
+    """Rows start..stop in bands (first, last exclusive), a few for each thread; one where there is one thread."""
     num_rows = stop - start
-    # the pool has a thread for every core: under a limit there are no more bands than may run at once
-    num_bands = num_threads() * (_BANDS_PER_THREAD if num_threads() == _cores() else 1)
-    num_bands = min(num_bands, -(-num_rows // min_rows))
-    if num_bands <= 1 or num_threads() == 1:
-        if num_rows > 0:
-            kernel(start, stop)
+    if num_rows <= 0:
+        return []
+    num_bands = 1 if num_threads() == 1 else min(num_threads() * _BANDS_PER_THREAD, -(-num_rows // min_rows))
+    edges = [start + num_rows * i // num_bands for i in range(num_bands + 1)]
+    return list(pairwise(edges))
+
+
+def run_tasks(tasks: Sequence[Callable[[], object]]) -> None:
+    """Runs all of them, on all cores, the caller's thread among them; waits for all.
+
+    The caller works too, so that little work is done before another thread has woken up, and a pool that is busy with
+    somebody else's work costs no waiting.
+
+    Raises:
+        Exception: what a task raised, the first of them; tasks that were not begun by then are left out.
+    """
+    global _pool
+    helpers = min(num_threads(), len(tasks)) - 1
+    if helpers <= 0:
+        for task in tasks:
+            task()
         return
     with _pool_lock:
         if _pool is None:
             _pool = ThreadPoolExecutor(_cores(), thread_name_prefix="vidrestore-kernel")
         pool = _pool
-    edges = [start + num_rows * i // num_bands for i in range(num_bands + 1)]
-    futures = [pool.submit(kernel, a, b) for a, b in pairwise(edges)]
-    for future in futures:
+    waiting = deque(tasks)
+
+    def work() -> None:
+        while True:
+            try:
+                task = waiting.popleft()
+            except IndexError:
+                return
+            try:
+                task()
+            except BaseException:
+                waiting.clear()
+                raise
+
+    futures = [pool.submit(work) for _ in range(helpers)]
+    try:
+        work()
+    finally:
+        begun = [future for future in futures if not future.cancel()]
+        wait(begun)
+    for future in begun:
         future.result()
 
 
