@@ -5,7 +5,9 @@ from __future__ import annotations
 __all__ = ["strength_after"]
 
 
-def strength_after(previous: float, index: int, last_seen: int, *, is_lost: bool, fade_frames: int) -> float:
+def strength_after(
+    previous: float, index: int, last_seen: int, *, is_lost: bool, fade_frames: int, is_hidden: bool = False
+) -> float:
     """Strength of a face in the next frame: one step of ``1 / fade_frames``, upwards while it stays.
 
     Args:
@@ -14,12 +16,13 @@ def strength_after(previous: float, index: int, last_seen: int, *, is_lost: bool
         last_seen: the last frame in which it was seen, which may lie ahead.
         is_lost: it will not be seen again.
         fade_frames: 0 switches at once.
+        is_hidden: it is not seen in this frame but will, or may, be again: what hides it is not to be painted over.
 
     Returns:
         In [0, 1]; where a loss is known ahead it is 0 when the face is gone.
     """
     if fade_frames == 0:
-        return 1.0 if index <= last_seen or not is_lost else 0.0
+        return 0.0 if is_hidden or (is_lost and index > last_seen) else 1.0
     step = 1.0 / fade_frames
-    leaves = is_lost and index + fade_frames > last_seen
+    leaves = is_hidden or (is_lost and index + fade_frames > last_seen)
     return max(previous - step, 0.0) if leaves else min(previous + step, 1.0)

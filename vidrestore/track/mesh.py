@@ -20,6 +20,7 @@ from bisect import bisect_right
 from collections import deque
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
+from itertools import pairwise
 from typing import Any
 
 import numpy as np
@@ -28,7 +29,7 @@ from numpy.typing import NDArray
 from vidrestore.config import TrackOptions
 from vidrestore.geometry import Affine, box_iou
 from vidrestore.track.associate import associate, distinct, states_of
-from vidrestore.track.face import PITCH_AT_EASE, FaceReader, Look, crop_at
+from vidrestore.track.face import PITCH_AT_EASE, FaceReader, Look, crop_at, difference
 from vidrestore.track.given import GIVEN_SCORE, GivenBoxes, points_in_box, with_given
 from vidrestore.track.life import strength_after
 from vidrestore.track.smooth import smooth_at
@@ -36,7 +37,7 @@ from vidrestore.types import Detections, Frame, Pose, Track, TrackedFrame
 
 __all__ = ["MeshTracker"]
 
-GROUP = 4  # frames that are read together offline: the pose is predicted so far ahead
+GROUP = 8  # frames that are read together offline: the pose is predicted so far ahead
 LIKENESS = 0.45  # below it a reading is doubted
 POOR_LIKENESS = 0.2  # a doubted reading above it is taken where it lies in the detector's box
 POOR_IOU = 0.5  # to that overlap
@@ -57,13 +58,27 @@ SCALE_JUMP = 0.3  # of the logarithm of the scale, likewise
 TURN_JUMP = 0.6  # radians, likewise
 SAME_PERSON = 0.25  # distance of two pools up to which a face that comes back is the one that left: on clear faces
 # 0.00 to 0.04 within a person, 0.57 to 0.70 between two; on very damaged ones up to 0.5 within a person
+OTHER_PERSON = 0.5  # and from which it is somebody else for certain
 HELD_AFTER = 40.0  # looks of full weight after which who it is does not change any more
 REREAD = 0.09  # of the crop's side: a face further from its middle is read again in a better crop
-QUIET_MOVE = 0.15  # of the eye distance: a face that moved less in two frames is not read between them,
-QUIET_TURN = 0.08  # radians, if it turned less too,
+REACH_ERROR = 0.3  # of the eye distance, to which a face's place must be foreseen to be read ahead
+REACH_WAY = 1.0  # of the eye distance, that it may go meanwhile
+QUIET_MOVE = 0.15  # of the eye distance: a face that came so near to where it was expected is not read in between,
+QUIET_TURN = 0.08  # radians, if it hardly turned,
 QUIET_SHAPE = 0.05  # of the eye distance, and if no vertex moved more in the face: about what the regressor errs by
+QUIET_PICTURE = 4.5  # levels of 255 by which a patch of a face between two readings may differ from the mean of theirs:
+# on the synthetic clips' clean and degraded faces mouths then err by at most 0.03 of the eye distance
+STRIDES = (2, 4, 8)  # every so manieth frame is read first, more rarely where the frames between needed no reading
 COINCIDE = 0.45  # of the eye distance: two faces closer than that are one
+RETRY = 8  # looks of the detector after which a face that is followed by its points is read once more
+HIDDEN_AFTER = 2  # frames without a reading after which a face counts as hidden
+LIKENESS_DROP = 0.15  # below the best readings around: a reading then counts for 1/e of them
+POSE_NOISE = np.array([0.03, 0.03, 0.02, 0.01, 0.01, 0.01])  # of single readings: radians, logarithm, eye distances
+TOUCHING = 0.05  # overlap of boxes from which a detection may mean one or the other, and one hides the other
 MISSING_GAP = 2  # frames between the detector's looks while a face is missing or not confirmed
+USUAL_DROP = 0.2  # below its usual likeness by so much a reading is doubted, on faces that never look like their mesh
+NUM_BOXES = 7  # detections that say where a face's box lies about its pose
+BOX_FRAMES = 12.0  # standard deviation in frames of their weights
 GALLERY = 32  # people of one shot that are remembered after they left
 
 
@@ -103,11 +118,17 @@ class _Person:
     states: list[NDArray[np.float64]] = field(default_factory=list)  # of one without: (15,) box, five points, score
     box_indices: list[int] = field(default_factory=list)
     boxes: list[NDArray[np.float64]] = field(default_factory=list)  # (5,) box about the pose in its scale, score
+    quiet: set[int] = field(default_factory=set)  # frames that were not read because those around them say the same
+    stride: int = STRIDES[0]
+    reach: float = 2.0  # frames that its place can be predicted
+    usual: float = 0.0  # likeness of readings that the detector confirmed
     hits: int = 0
     best_score: float = 0.0
     num_confirmed: int = 0
     num_asked: int = 0  # key frames since it was found
     unconfirmed_at: int | None = None
+    joins: bool = False  # it goes on with somebody who was followed by his points
+    heir_from: int | None = None  # frame from which somebody with a mesh goes on in its place
     is_missing: bool = False
     has_ended: bool = False
     strength: float | None = None
@@ -122,6 +143,7 @@ class _Person:
         self.weights.append(weight)
         self.hits += 1
         self.is_missing = False
+        self.usual += 0.1 * max(look.likeness - self.usual, 0.0)
 
     def see_before(self, index: int, look: Look, weight: float) -> None:
         self.indices.insert(0, index)
@@ -129,6 +151,12 @@ class _Person:
         self.weights.insert(0, weight)
         self.hits += 1
         self.first_seen = index
+
+    def insert(self, index: int, look: Look, weight: float) -> None:
+        at = bisect_right(self.indices, index)
+        self.indices.insert(at, index)
+        self.looks.insert(at, look)
+        self.weights.insert(at, weight)
 
     def see_points(self, index: int, state: NDArray[np.float64]) -> None:
         self.indices.append(index)
@@ -142,10 +170,18 @@ class _Person:
         self.num_confirmed += 1
         self.unconfirmed_at = None
         if self.has_mesh:
-            pose = self.looks[-1].pose
+            look = self.looks[-1]
+            self.usual += (0.3 if self.num_confirmed > 1 else 1.0) * (look.likeness - self.usual)
+            pose = look.pose
             relative = (box - np.tile(pose[4:], 2)) / math.exp(pose[3])
             self.box_indices.append(index)
             self.boxes.append(np.append(relative, score))
+
+    def note_surprise(self, index: int, pose: NDArray[np.float64], expected: NDArray[np.float64]) -> None:
+        """Learns from a reading how far ahead its place can be told: what is not foreseen grows as the time squared."""
+        away = float(np.linalg.norm(pose[4:] - expected[4:])) / (EYES * math.exp(pose[3]))
+        foreseen = (index - self.last_seen) * math.sqrt(REACH_ERROR / max(away, 1e-3))
+        self.reach = min(foreseen, 1.5 * self.reach)
 
     def predict(self, index: int) -> NDArray[np.float64]:
         """(6,) pose, or (4,) box of a face without a mesh, expected at a frame."""
@@ -188,6 +224,25 @@ class _Person:
         box: NDArray[np.float64] = self.boxes[-1][:4] * math.exp(pose[3]) + np.tile(pose[4:], 2)
         return box
 
+    @property
+    def least_likeness(self) -> float:
+        """Below it a reading is doubted: on pictures so damaged that no reading looks like its mesh, below the usual."""
+        if self.num_confirmed < 3:
+            return LIKENESS
+        return min(LIKENESS, max(POOR_LIKENESS, self.usual - USUAL_DROP))
+
+    def seen_box(self, at: float) -> NDArray[np.float64]:
+        """(5,) box about the pose in its scale, and score: a mean of the detections about a frame, without outliers."""
+        order = np.argsort(np.abs(np.array(self.box_indices) - at), kind="stable")[:NUM_BOXES]
+        boxes = np.array([self.boxes[i] for i in order])
+        middle = np.median(boxes[:, :4], axis=0)
+        sides = np.tile(middle[2:] - middle[:2], 2)
+        away = (np.abs(boxes[:, :4] - middle) / np.maximum(sides, 1e-6)).max(1)
+        weights = np.exp(-0.5 * ((np.array(self.box_indices)[order] - at) / BOX_FRAMES) ** 2) * boxes[:, 4]
+        weights = weights * np.where(away > 0.15, 0.05, 1.0) + 1e-9
+        mean: NDArray[np.float64] = weights @ boxes / weights.sum()
+        return mean
+
     def forget_after(self, index: int) -> None:
         """Drops the looks after a frame, but never all."""
         while len(self.indices) > 1 and self.indices[-1] > index:
@@ -199,8 +254,10 @@ class _Person:
         keep = next((i for i, seen in enumerate(self.indices) if seen >= index), len(self.indices))
         keep = min(keep, max(len(self.indices) - 4, 0))
         del self.indices[:keep], self.looks[:keep], self.states[:keep], self.weights[:keep]
-        keep = next((i for i, seen in enumerate(self.box_indices) if seen >= index), len(self.box_indices))
-        keep = min(max(keep - 1, 0), max(len(self.box_indices) - 2, 0))
+        self.quiet = {seen for seen in self.quiet if seen >= index}
+        oldest = index - 3 * BOX_FRAMES
+        keep = next((i for i, seen in enumerate(self.box_indices) if seen >= oldest), len(self.box_indices))
+        keep = min(keep, max(len(self.box_indices) - 2, 0))
         del self.box_indices[:keep], self.boxes[:keep]
 
 
@@ -233,7 +290,7 @@ class MeshTracker:
         self._size = size
         self._every = every
         self._given = given or {}
-        self._group = GROUP if options.lookahead >= 2 * GROUP else 1
+        self._group = next((g for g in (GROUP, GROUP // 2) if options.lookahead >= 2 * g), 1)
         self._waiting: deque[Frame] = deque()
         self._unread: list[Frame] = []
         self._people: list[_Person] = []
@@ -247,6 +304,9 @@ class MeshTracker:
         self._spacing = 1
         self._look: Callable[[Frame], Detections] | None = None
         self._doubted: dict[int, Look] = {}  # of the frame that is read now
+        self._is_unclear = False  # a detection of the last look waits to be seen whole
+        self._unclear_since: int | None = None
+        self._kept: dict[tuple[int, int], Look] = {}  # readings of frames after a doubt, by face and frame
         self.num_looks = 0
 
     # --- the two verbs ----------------------------------------------------------------------------------------------
@@ -269,6 +329,8 @@ class MeshTracker:
     def flush(self) -> list[TrackedFrame]:
         """See :class:`vidrestore.track.tracker.Tracker`."""
         self._read_waiting()
+        if self._waiting and self._newest - self._last_key >= self._options.shortest_gap:
+            self._detect(self._waiting[-1])  # who came since the last look is followed back from here
         done = []
         while self._waiting:
             done.append(self._finish(self._waiting.popleft(), shot_ended=True))
@@ -296,6 +358,9 @@ class MeshTracker:
             for step, frame in enumerate(ahead):
                 self._newest = frame.index
                 here = {id(p): look for p in people if (look := read[id(p)][step]) is not None}
+                for person in people:
+                    if id(person) not in here:
+                        person.quiet.add(frame.index)
                 doubted = [p for p in people if id(p) in here and not self._accept(p, frame, here[id(p)])]
                 self._doubted = {id(p): here[id(p)] for p in doubted}
                 doubted += self._part(frame.index)
@@ -307,14 +372,21 @@ class MeshTracker:
                 self._end_lost(frame.index)
                 if asks:  # poses and people may be others now
                     frames = frames[step + 1 :]
+                    self._kept = {
+                        (id(p), ahead[at].index): look
+                        for p in people
+                        for at in range(step + 1, len(ahead))
+                        if (look := read[id(p)][at]) is not None and look.likeness >= LIKENESS
+                    }
                     break
             else:
                 frames = frames[len(ahead) :]
+                self._kept = {}
 
     def _reach(self, people: Sequence[_Person]) -> int:
-        """Frames that may be read at once: fewer while a face moves fast, for its place is a guess."""
-        fastest = max((self._speed(p) for p in people), default=0.0)
-        return max(1, min(self._group, int(0.3 / max(fastest, 1e-3))))
+        """Frames that may be read at once: fewer while a face moves in ways that were not foreseen."""
+        reach = min((min(p.reach, REACH_WAY / max(self._speed(p), 1e-3)) for p in people), default=1e9)
+        return max(1, int(min(self._group, reach)))
 
     @staticmethod
     def _speed(person: _Person) -> float:
@@ -328,41 +400,136 @@ class MeshTracker:
     def _read_ahead(self, people: Sequence[_Person], frames: Sequence[Frame]) -> dict[int, list[Look | None]]:
         """Looks at every face in every frame; None where the frames before and after say the same.
 
-        Every second frame is read first, the last one always. A frame between two is read only where they differ: what
-        comes out is interpolated, so that a quiet face costs half and a lively one nothing of its motion.
+        Every second frame is read first, or every fourth or eighth of a face that was quiet before; the last one
+        always. A stretch between two readings is halved, and its middle read, until nothing happens in it: what comes
+        out is interpolated, so that a quiet face costs little and a lively one nothing of its motion.
         """
         count = len(frames)
         read: dict[int, list[Look | None]] = {id(person): [None] * count for person in people}
-        first = [step for step in range(count) if (count - 1 - step) % 2 == 0]
-        self._fill(read, frames, [(step, person) for step in first for person in people])
-        between = [step for step in range(count) if step not in first]
-        open_pairs = [(step, p) for step in between for p in people if not self._is_quiet(p, read[id(p)], frames, step)]
-        self._fill(read, frames, open_pairs)
+        stretches: list[tuple[_Person, int, int]] = []
+        first: list[tuple[int, _Person, NDArray[np.float64]]] = []
+        for person in people:
+            steps = range(count - 1, -1, -person.stride)[::-1]
+            first += [(step, person, person.predict(frames[step].index)) for step in steps]
+            stretches += [(person, a, b) for a, b in pairwise([-1, *steps])]
+        self._fill(read, frames, first)
+        while stretches:
+            open_ones = [
+                s for s in stretches if s[2] - s[1] > 1 and not self._is_quiet(s[0], read[id(s[0])], frames, s)
+            ]
+            middles = [(a + b) // 2 for _, a, b in open_ones]
+            poses = [
+                _part_way(p, read[id(p)], frames, (a, b), middle)
+                for (p, a, b), middle in zip(open_ones, middles, strict=True)
+            ]
+            self._fill(read, frames, [(m, s[0], k) for m, s, k in zip(middles, open_ones, poses, strict=True)])
+            stretches = [
+                half for (p, a, b), m in zip(open_ones, middles, strict=True) for half in ((p, a, m), (p, m, b))
+            ]
+        for person in people:
+            self._choose_stride(person, read[id(person)])
         return read
 
     def _fill(
-        self, read: dict[int, list[Look | None]], frames: Sequence[Frame], pairs: Sequence[tuple[int, _Person]]
+        self,
+        read: dict[int, list[Look | None]],
+        frames: Sequence[Frame],
+        wanted: Sequence[tuple[int, _Person, NDArray[np.float64]]],
     ) -> None:
-        poses = [person.predict(frames[step].index) for step, person in pairs]
-        looks = self._read_at([frames[step] for step, _ in pairs], poses, [person.pool for _, person in pairs])
-        for (step, person), look in zip(pairs, looks, strict=True):
+        new = []
+        for step, person, pose in wanted:
+            look = self._kept.get((id(person), frames[step].index))
+            if look is None:
+                new.append((step, person, pose))
+            else:
+                read[id(person)][step] = look
+        looks = self._read_at([frames[step] for step, _, _ in new], [k for _, _, k in new], [p.pool for _, p, _ in new])
+        for (step, person, _), look in zip(new, looks, strict=True):
             read[id(person)][step] = look
 
-    def _is_quiet(self, person: _Person, read: Sequence[Look | None], frames: Sequence[Frame], step: int) -> bool:
-        """Whether a face did so little from the frame before to the one after that the one between need not be read."""
-        before = person.looks[-1] if step == 0 else read[step - 1]
-        after = read[step + 1]
-        if before is None or after is None or (step == 0 and person.last_seen != frames[0].index - 1):
+    @staticmethod
+    def _choose_stride(person: _Person, read: Sequence[Look | None]) -> None:
+        """Reads fewer frames first where those between needed no reading, more where most of them did."""
+        at = STRIDES.index(person.stride)
+        num_first = len(range(len(read) - 1, -1, -person.stride))
+        more = sum(look is not None for look in read) - num_first
+        if len(read) >= person.stride and more == 0:
+            person.stride = STRIDES[min(at + 1, len(STRIDES) - 1)]
+        elif 2 * more > len(read) - num_first:
+            person.stride = STRIDES[max(at - 1, 0)]
+
+    def _is_quiet(
+        self,
+        person: _Person,
+        read: Sequence[Look | None],
+        frames: Sequence[Frame],
+        stretch: tuple[_Person, int, int],
+    ) -> bool:
+        """Whether a face did so little between two readings that the frames between need not be read.
+
+        Both readings must say nearly the same; and where more than one frame lies between, the picture there must be
+        the mean of those at the ends (a blink, or a syllable, begins and ends at the same face).
+        """
+        _, a, b = stretch
+        before = person.looks[-1] if a < 0 else read[a]
+        after = read[b]
+        if before is None or after is None or (a < 0 and person.last_seen != frames[0].index - 1):
             return False
-        if min(before.likeness, after.likeness) < LIKENESS or person.hits < self._options.min_hits:
+        if min(before.likeness, after.likeness) < person.least_likeness or person.hits < self._options.min_hits:
             return False
         after = _unwrapped(after, before)
         unit = EYES * math.exp(after.pose[3])
-        moved = float(np.linalg.norm(after.pose[4:] - before.pose[4:])) / unit
+        way = float(np.linalg.norm(after.pose[4:] - before.pose[4:])) / unit
+        moved = float(np.linalg.norm(after.pose[4:] - self._expected_at(person, read, frames, (a, b))[4:])) / unit
         turned = float(np.abs(after.pose[:3] - before.pose[:3]).max())
+        if min(moved, way) >= QUIET_MOVE or turned >= QUIET_TURN:
+            return False
         identity = person.pool.identity.astype(np.float32)
-        a, b = (self._model.expression_for(k.expression, k.identity, identity) for k in (before, after))
-        return moved < QUIET_MOVE and turned < QUIET_TURN and self._model.most_moved(a, b) < QUIET_SHAPE * EYES
+        held = [self._model.expression_for(k.expression, k.identity, identity) for k in (before, after)]
+        if self._model.most_moved(*held) >= QUIET_SHAPE * EYES:
+            return False
+        return (b - a <= 2 and way < QUIET_MOVE) or self._looks_quiet(person, (before.pose, after.pose), frames, (a, b))
+
+    @staticmethod
+    def _expected_at(
+        person: _Person, read: Sequence[Look | None], frames: Sequence[Frame], stretch: tuple[int, int]
+    ) -> NDArray[np.float64]:
+        """(6,) pose at the end of a stretch, if it goes on from its beginning as before."""
+        a, b = stretch
+        if a < 0:
+            return person.predict(frames[b].index)
+        start = read[a]
+        assert start is not None
+        earlier = next((i for i in range(a - 1, -1, -1) if read[i] is not None), -1)
+        before = read[earlier] if earlier >= 0 else person.looks[-1]
+        assert before is not None
+        since = frames[a].index - (frames[earlier].index if earlier >= 0 else person.last_seen)
+        pose: NDArray[np.float64] = start.pose + (start.pose - before.pose) * ((b - a) / since)
+        return pose
+
+    def _looks_quiet(
+        self,
+        person: _Person,
+        ends: tuple[NDArray[np.float64], NDArray[np.float64]],
+        frames: Sequence[Frame],
+        stretch: tuple[int, int],
+    ) -> bool:
+        """Whether the pictures between two readings are the mean of those at the ends."""
+        a, b = stretch
+        begin = frames[a] if a >= 0 else next((f for f in self._waiting if f.index == frames[0].index - 1), None)
+        if begin is None:
+            return False
+
+        def patch(frame: Frame, share: float) -> NDArray[np.float32]:
+            pose = (1 - share) * ends[0] + share * ends[1]
+            return self._reader.glance(frame, self._anchors(person.pool, pose))
+
+        first, last = patch(begin, 0.0), patch(frames[b], 1.0)
+        for step in range(a + 2, b, 2) if b - a > 2 else (a + 1,):
+            share = (step - a) / (b - a)
+            if difference(patch(frames[step], share), (1 - share) * first + share * last) > QUIET_PICTURE:
+                return False
+        return True
 
     def _read_at(
         self, frames: Sequence[Frame], poses: Sequence[NDArray[np.float64]], pools: Sequence[_Pool]
@@ -383,20 +550,24 @@ class MeshTracker:
     def _accept(self, person: _Person, frame: Frame, look: Look) -> bool:
         """Adds a look to a face, or doubts it."""
         look = _unwrapped(look, person.looks[-1])
-        pose, expected = look.pose, person.predict(frame.index)
-        unit = EYES * math.exp(pose[3])
-        away = float(np.linalg.norm(pose[4:] - expected[4:])) / unit
-        is_inside = bool((pose[4:] > 0).all() and (pose[4:] < np.array(self._size)).all())
-        if (
-            look.likeness < LIKENESS
-            or away > JUMP
-            or abs(pose[3] - expected[3]) > SCALE_JUMP
-            or bool((np.abs(pose[:3] - expected[:3]) > TURN_JUMP).any())
-            or not is_inside
-        ):
+        expected = person.predict(frame.index)
+        person.note_surprise(frame.index, look.pose, expected)
+        if look.likeness < person.least_likeness or self._jumps(person, look, expected):
             return False
         self._add(person, frame.index, look)
         return True
+
+    def _jumps(self, person: _Person, look: Look, expected: NDArray[np.float64]) -> bool:
+        """Whether a reading lies where a face that moves on cannot be."""
+        pose = look.pose
+        away = float(np.linalg.norm(pose[4:] - expected[4:])) / (EYES * math.exp(pose[3]))
+        is_inside = bool((pose[4:] > 0).all() and (pose[4:] < np.array(self._size)).all())
+        return (
+            away > JUMP
+            or abs(pose[3] - expected[3]) > SCALE_JUMP
+            or bool((np.abs(pose[:3] - expected[:3]) > TURN_JUMP).any())
+            or not is_inside
+        )
 
     @staticmethod
     def _add(person: _Person, index: int, look: Look) -> None:
@@ -431,7 +602,8 @@ class MeshTracker:
         found = with_given(self._look(frame), self._given.get(frame.index))
         states = states_of(found)
         states = states[distinct(states[:, :4], states[:, 14])]
-        alive = [p for p in self._people if not p.has_ended]
+        self._is_unclear = False
+        alive = self._alive()
         predicted = np.array([p.box_at(frame.index) for p in alive], np.float32).reshape(-1, 4)
         looks: dict[int, Look] = {}
         penalty = self._penalty(frame, alive, predicted, states, looks)
@@ -443,6 +615,8 @@ class MeshTracker:
         matched = {b for _, b in pairs}
         new = [b for b in range(len(states)) if b not in matched]
         born = [self._meet(frame, states[b], looks.get(b)) for b in new]
+        if not self._is_unclear:
+            self._unclear_since = None
         seen = {a for a, _ in pairs}
         missed = [p for a, p in enumerate(alive) if a not in seen]
         for person in missed:
@@ -455,17 +629,21 @@ class MeshTracker:
         options = self._options
         self._gap = min(options.longest_gap, 2 * self._gap) if is_quiet else options.shortest_gap
         gap = self._gap
-        alive = [p for p in self._people if not p.has_ended]
+        # with look-ahead whoever is found is followed back to where he came from
+        missing_gap = MISSING_GAP if options.lookahead < self._group + options.shortest_gap else options.shortest_gap
+        alive = self._alive()
+        if self._is_unclear:
+            gap = min(gap, missing_gap)
         for person in alive:
             if not person.has_mesh:
                 gap = min(gap, self._every)
             elif person.is_missing or person.unconfirmed_at is not None or not self._is_trusted(person):
-                gap = min(gap, MISSING_GAP)
+                gap = min(gap, missing_gap)
             else:
                 gap = min(gap, max(options.shortest_gap, int(2.0 / max(self._speed(person), 1e-3))))
         boxes = np.array([p.box_at(index) for p in alive]).reshape(-1, 4)
-        if len(boxes) > 1 and (np.triu(box_iou(boxes, boxes), 1) > 0.05).any():
-            gap = min(gap, MISSING_GAP)
+        if len(boxes) > 1 and (np.triu(box_iou(boxes, boxes), 1) > TOUCHING).any():
+            gap = min(gap, missing_gap)
         gap = min(gap * self._spacing, max(gap, options.max_missed))
         self._last_key, self._next_key = index, index + gap
 
@@ -480,7 +658,7 @@ class MeshTracker:
         """(N, M) how unlike detections and people are, where more than one may be meant; fills ``looks``."""
         if len(alive) < 2 or not len(states):
             return None
-        near = box_iou(predicted, states[:, :4]) > 0.05
+        near = box_iou(predicted, states[:, :4]) > TOUCHING
         unclear = [b for b in range(len(states)) if near[:, b].sum() > 1]
         if not unclear:
             return None
@@ -537,17 +715,52 @@ class MeshTracker:
         if not person.has_mesh:
             person.see_points(index, state)
             person.confirm(index, state[:4], float(state[14]))
+            if person.num_confirmed % RETRY == 0:
+                self._read_at_last(person, frame, state)
             return
         own = person.looks[-1] if person.last_seen == index else None
-        if own is None or not self._fits(own, state):
+        doubted = self._doubted.get(id(person))
+        if own is None and doubted is not None and self._is_usual(person, doubted, state):
+            self._add(person, index, doubted)
+            own = doubted
+        if own is None or not (self._fits(own, state) or self._is_usual(person, own, state)):
             look = look or self._read_detections(frame, state[None])[0]
             is_good = self._fits(look, state)
             if own is None:
+                since = person.last_seen
                 self._add(person, index, look if is_good else self._from_box(person, state))
+                if is_good:
+                    self._fill_back(person, since)
             elif is_good and self._fit(look, state) < self._fit(own, state):
                 person.looks[-1] = _unwrapped(look, own)
                 person.weights[-1] = _weight(look)
         person.confirm(index, state[:4], float(state[14]))
+
+    def _read_at_last(self, person: _Person, frame: Frame, state: NDArray[np.float64]) -> None:
+        """A face that was followed by its points, because something hid half of it, may be read now: then the same
+        person goes on with a mesh."""
+        (look,) = self._read_detections(frame, state[None])
+        if not self._fits(look, state):
+            return
+        heir = _Person(person.pool, frame.index, has_mesh=True)
+        heir.hits, heir.strength, heir.num_asked = person.hits, person.strength, person.num_asked
+        heir.joins = True
+        self._add(heir, frame.index, look)
+        heir.num_confirmed, heir.best_score = person.num_confirmed - 1, person.best_score
+        heir.confirm(frame.index, state[:4], float(state[14]))
+        person.has_ended = True
+        person.heir_from = frame.index
+        self._people.append(heir)
+
+    def _is_usual(self, person: _Person, look: Look, state: NDArray[np.float64]) -> bool:
+        """A reading where a well known face was expected, that lies in the detector's box: more readings would say no
+        more, however little it looks like its mesh (something passes in front of it)."""
+        if person.num_confirmed < 3 or look.likeness < POOR_LIKENESS:
+            return False
+        box = person.boxes[-1][:4] * math.exp(look.pose[3]) + np.tile(look.pose[4:], 2)
+        return not self._jumps(person, look, person.predict(self._newest)) and bool(
+            box_iou(box, state[:4])[0, 0] >= POOR_IOU
+        )
 
     def _from_box(self, person: _Person, state: NDArray[np.float64]) -> Look:
         """For a face that the detector sees and the regressor cannot read now: what it read all the same, where that
@@ -573,11 +786,17 @@ class MeshTracker:
         fits = self._fits(look, state)
         if not fits and score < SURE_SCORE:
             return False
+        here = _with_hair(state[:4])
+        touches = any(box_iou(_with_hair(p.box_at(frame.index)), here)[0, 0] > TOUCHING for p in self._alive())
+        if touches and not fits and self._waits(frame.index):
+            return False
         if fits and any(
             _coincide(p.looks[-1].pose, look.pose) for p in self._people if p.has_mesh and p.last_seen == frame.index
         ):
             return False
-        pool = self._recognised(look) if fits else None
+        pool, distance = self._recognised(look) if fits else (None, 1.0)
+        if pool is None and touches and distance < OTHER_PERSON and self._waits(frame.index):
+            return False
         if pool is None:
             pool = _Pool(self._next_id)
             self._next_id += 1
@@ -593,17 +812,29 @@ class MeshTracker:
             self._follow_back(person)
         return True
 
-    def _recognised(self, look: Look) -> _Pool | None:
-        """Who of those that left in this shot it is, if anybody."""
+    def _alive(self) -> list[_Person]:
+        return [p for p in self._people if not p.has_ended]
+
+    def _waits(self, index: int) -> bool:
+        """Notes that a face which is half hidden waits to be seen whole; False where it has waited for long."""
+        if self._unclear_since is None:
+            self._unclear_since = index
+        self._is_unclear = index - self._unclear_since <= 2 * self._options.max_missed
+        return self._is_unclear
+
+    def _recognised(self, look: Look) -> tuple[_Pool | None, float]:
+        """Who of those that left in this shot it is, if anybody; and the distance from the likest of them."""
         present = {p.pool.id for p in self._people if not p.has_ended}
         left = [pool for pool in self._gallery if pool.id not in present and pool.weight >= 3.0]
         if not left:
-            return None
-        nearest = min(left, key=lambda pool: (pool.distance(look.identity, look.texture), pool.id))
-        if nearest.distance(look.identity, look.texture) > SAME_PERSON:
-            return None
+            return None, 1.0
+        distance, _, nearest = min(
+            ((pool.distance(look.identity, look.texture), pool.id, pool) for pool in left), key=lambda found: found[:2]
+        )
+        if distance > SAME_PERSON:
+            return None, distance
         self._gallery.remove(nearest)
-        return nearest
+        return nearest, distance
 
     def _follow_back(self, person: _Person) -> None:
         """Finds a new face in the frames before, since the detector last looked, as far as it can be followed."""
@@ -622,6 +853,19 @@ class MeshTracker:
                 person.see_before(frame.index, look, _weight(look))
                 person.pool.add(look, _weight(look))
             frames = frames[: -len(part)]
+
+    def _fill_back(self, person: _Person, since: int) -> None:
+        """Finds a face that was hidden until now in the frames before, back to when the detector last looked."""
+        later, now = None, person.looks[-1]
+        frames = [f for f in self._waiting if max(since, self._last_key) < f.index < person.last_seen]
+        for frame in reversed(frames):
+            pose = now.pose if later is None else 2.0 * now.pose - later.pose
+            (look,) = self._read_at([frame], [pose], [person.pool])
+            look = _unwrapped(look, now)
+            if look.likeness < LIKENESS or self._jumps(person, look, pose):
+                return
+            person.insert(frame.index, look, _weight(look))
+            later, now = now, look
 
     def _end_lost(self, index: int) -> None:
         options = self._options
@@ -656,7 +900,9 @@ class MeshTracker:
 
     def _track(self, person: _Person, frame: Frame, *, shot_ended: bool) -> Track | None:
         options, index = self._options, frame.index
-        born_with_shot = person.first_seen - self._shot_start <= (0 if person.has_mesh else 2 * self._every)
+        born_with_shot = not person.joins and person.first_seen - self._shot_start <= (
+            0 if person.has_mesh else 2 * self._every
+        )
         if index < (self._shot_start if born_with_shot else person.first_seen):
             return None
         seen_frames = self._newest - self._shot_start + 1
@@ -664,11 +910,23 @@ class MeshTracker:
             return None
         if not (self._is_trusted(person) or options.min_hits == 1 or (shot_ended and person.num_asked == 1)):
             return None
+        if person.joins and person.strength is None:
+            person.strength = 1.0
         if person.strength is None:  # its first frame: no fade where the shot begins with the face in it
             person.strength = 1.0 if born_with_shot and index == self._shot_start else 0.0
-        is_lost = person.has_ended or (shot_ended and self._newest - person.last_seen > 2)
+        if person.heir_from is not None and index >= person.heir_from:
+            person.strength = 0.0
+            return None
+        is_lost = (person.has_ended and person.heir_from is None) or (
+            shot_ended and self._newest - person.last_seen > 2
+        )
         person.strength = strength_after(
-            person.strength, index, person.last_seen, is_lost=is_lost, fade_frames=options.fade_frames
+            person.strength,
+            index,
+            person.last_seen,
+            is_lost=is_lost,
+            is_hidden=person.has_mesh and _missed(person, index) >= HIDDEN_AFTER,
+            fade_frames=options.fade_frames,
         )
         if person.strength <= 0.0:
             return None
@@ -697,7 +955,11 @@ class MeshTracker:
         end = max(int(np.searchsorted(indices, at + reach)), min(begin + 3, len(indices)))
         indices = indices[begin:end]
         looks, weights = person.looks[begin:end], np.array(person.weights[begin:end])
-        pose = smooth_at(at, indices, np.stack([k.pose for k in looks]), weights, self._options.smoothing_frames)
+        poses = np.stack([k.pose for k in looks])
+        weights = weights * _trust(np.array([k.likeness for k in looks]))
+        noise = POSE_NOISE.copy()
+        noise[4:] *= EYES * math.exp(poses[-1, 3])
+        pose = smooth_at(at, indices, poses, weights, self._options.smoothing_frames, noise=noise)
         i, j, share = _between(person.indices, at)
         a, b = person.looks[i], person.looks[j]
         now = [
@@ -712,8 +974,7 @@ class MeshTracker:
         expression = self._model.expression_for(now[0], now[1], identity)
         shape = self._model.shape(identity, expression)
         anchors = self._anchors(person.pool, pose)
-        i, j, share = _between(person.box_indices, at)
-        seen_box = (1 - share) * person.boxes[i] + share * person.boxes[j]
+        seen_box = person.seen_box(at)
         box = seen_box[:4] * math.exp(pose[3]) + np.tile(pose[4:], 2)
         coefficients = self._model.coefficients(pose, identity, expression, texture, now[2], crop_at(anchors))
         return Track(
@@ -745,6 +1006,26 @@ def _weight(look: Look) -> float:
     return max(0.05, max(look.likeness, 0.0) * frontal * large)
 
 
+def _trust(likeness: NDArray[np.float64]) -> NDArray[np.float64]:
+    """(N,) how much readings count beside others of the same face: hardly where they are clearly less like it."""
+    drop = np.maximum(np.percentile(likeness, 75) - likeness - 0.05, 0.0)
+    trust: NDArray[np.float64] = np.maximum(np.exp(-((drop / LIKENESS_DROP) ** 2)), 0.02)
+    return trust
+
+
+def _part_way(
+    person: _Person, read: Sequence[Look | None], frames: Sequence[Frame], ends: tuple[int, int], step: int
+) -> NDArray[np.float64]:
+    """(6,) pose expected between two readings, or from the last one on."""
+    a, b = ends
+    before, after = person.looks[-1] if a < 0 else read[a], read[b]
+    if before is None or after is None or (a < 0 and person.last_seen != frames[0].index - 1):
+        return person.predict(frames[step].index)
+    share = (step - a) / (b - a)
+    pose: NDArray[np.float64] = (1 - share) * before.pose + share * _unwrapped(after, before).pose
+    return pose
+
+
 def _unwrapped(look: Look, near: Look) -> Look:
     """The same look with a roll that does not jump by whole turns."""
     turns = round((near.pose[2] - look.pose[2]) / (2.0 * math.pi))
@@ -753,6 +1034,13 @@ def _unwrapped(look: Look, near: Look) -> Look:
     pose = look.pose.copy()
     pose[2] += 2.0 * math.pi * turns
     return Look(pose, look.identity, look.expression, look.texture, look.lighting, look.likeness, look.off_centre)
+
+
+def _with_hair(box: NDArray[np.float64]) -> NDArray[np.float64]:
+    """(4,) of the whole head: half as wide again."""
+    more = 0.25 * np.tile(box[2:] - box[:2], 2) * [-1.0, -1.0, 1.0, 1.0]
+    grown: NDArray[np.float64] = box + more
+    return grown
 
 
 def _coincide(a: NDArray[np.float64], b: NDArray[np.float64]) -> bool:
@@ -773,6 +1061,6 @@ def _missed(person: _Person, index: int) -> int:
     at = bisect_right(person.indices, index)
     if at == 0:
         return 0
-    if at < len(person.indices) and person.indices[at] - person.indices[at - 1] <= 2:
+    if index in person.quiet or (at < len(person.indices) and person.indices[at] - person.indices[at - 1] <= 2):
         return 0  # a frame that was not read because those beside it say the same
     return index - person.indices[at - 1]
