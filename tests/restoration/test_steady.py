@@ -1,4 +1,4 @@
-"""Detail is held where nothing changes, follows the face, lets go where it must, and begins anew with a track."""
+"""A face is held where nothing changes, follows the face, lets go where it must, and begins anew with a track."""
 
 from __future__ import annotations
 
@@ -151,6 +151,41 @@ def test_a_change_of_light_passes_at_once() -> None:
     assert float((result - (restored * 0.6 - 0.3)).mean().abs()) < 0.01
 
 
+def test_light_that_comes_slowly_is_not_late() -> None:
+    steadiness = begin()
+    late = []
+    for i in range(6, 30):
+        degraded, restored = still(i)
+        lamp = 0.004 * (i - 5)  # half a level of 255 a frame
+        result = steadiness.steady(degraded + lamp, restored + lamp, context([i]))
+        late.append(float((restored + lamp - result).mean()))
+    assert max(late) < 0.5 * DETAIL.weight * DETAIL.light_step + 5e-4  # two thirds of a level
+
+
+def test_shades_that_jump_by_a_level_are_held() -> None:
+    rng = np.random.default_rng(5)
+    steadiness, own, held = Steadiness(DETAIL), [], []
+    for i in range(30):
+        degraded, restored = still(i, degraded=0.005, restored=0.0)
+        blocks = torch.from_numpy(rng.normal(0.0, 0.006, (1, 3, 8, 8)).astype(np.float32))  # a codec's, of 16 pixels
+        jump = torch.nn.functional.interpolate(blocks, SIZE)
+        restored = restored + jump
+        own.append(restored[..., 4:36, 8:120])
+        held.append(steadiness.steady(degraded + jump, restored, context([i]))[..., 4:36, 8:120])
+    assert changes(held[8:]) < 0.9 * changes(own[8:])
+
+
+def test_results_that_were_given_do_not_change_later() -> None:
+    steadiness = Steadiness(DETAIL)
+    given, copies = [], []
+    for i in range(0, 24, 2):
+        crops, restored = (torch.cat(part) for part in zip(still(i), still(i + 1), strict=True))
+        given.append(steadiness.steady(crops, restored, context([i, i + 1])))
+        copies.append(given[-1].clone())
+    for now, then in zip(given, copies, strict=True):
+        assert torch.equal(now, then)
+
+
 def test_a_crop_that_is_another_picture_is_the_networks_own() -> None:
     steadiness = begin()
     degraded, restored = still(6, seed=5)
@@ -258,7 +293,9 @@ def test_wavering_exposure_is_held_and_the_sources_own_passes() -> None:
     assert abs(np.mean(held[10:]) - np.mean(own[10:])) < 0.02
 
 
-@pytest.mark.parametrize("bad", [{"weight": 1.0}, {"exposure": -0.1}, {"noise": 0.0}, {"open": 1.0}, {"slack_px": 0.0}])
+@pytest.mark.parametrize(
+    "bad", [{"weight": 1.0}, {"exposure": -0.1}, {"noise": 0.0}, {"open": 1.0}, {"slack_px": 0.0}, {"light_step": 0.0}]
+)
 def test_wrong_options_are_errors(bad: dict[str, float]) -> None:
     with pytest.raises(ValueError, match="must be"):
         SteadyOptions(**bad)

@@ -10,7 +10,17 @@ from hypothesis import strategies as st
 from test_steady import face
 
 from vidrestore.morphable.files import load_vr468
-from vidrestore.restoration.motion import crop_motion, grow, mesh_motion, shrink, warp, warp_sharp
+from vidrestore.restoration.motion import (
+    box,
+    cell_motion,
+    crop_motion,
+    grow,
+    mesh_motion,
+    shrink,
+    smooth,
+    warp,
+    warp_sharp,
+)
 
 CPU = torch.device("cpu")
 
@@ -105,3 +115,34 @@ def test_a_mesh_that_is_not_ours_moves_the_crop_as_a_whole() -> None:
 
 def test_no_pairs_are_no_maps() -> None:
     assert mesh_motion([], 128, CPU).shape == (0, 2, 32, 32)
+
+
+def test_means_over_squares_repeat_the_border() -> None:
+    values = torch.randn(2, 9, 9, generator=torch.Generator().manual_seed(3))
+    padded = torch.nn.functional.pad(values[None], (2, 2, 2, 2), mode="replicate")
+    torch.testing.assert_close(smooth(values, 2, 1), torch.nn.functional.avg_pool2d(padded, 5, 1)[0])
+    torch.testing.assert_close(smooth(values, 1, 2), box(box(values)))
+
+
+def test_a_part_that_moves_by_itself_is_followed() -> None:
+    size = 256
+    earlier = face(3, size=size)
+    moved = face(3, 2.0, -1.5, size=size)  # px, of cells of 4
+    part = torch.zeros(size, size)
+    part[:, size // 2 :] = 1.0
+    later = earlier * (1 - part) + moved * part
+    motion = cell_motion(shrink(earlier)[0], shrink(later)[0]) * (size / 2)
+    still, goes = motion[:, 8:56, 4:20].mean((1, 2)), motion[:, 8:56, 44:60].mean((1, 2))
+    assert float(still.abs().max()) < 0.15
+    assert abs(float(goes[0]) + 2.0) < 0.6
+    assert abs(float(goes[1]) - 1.5) < 0.5
+
+
+def test_noise_moves_no_cell() -> None:
+    a, b = (
+        face(size=256)[0] + 0.1 * torch.randn(3, 256, 256, generator=torch.Generator().manual_seed(s)) for s in (1, 2)
+    )
+    motion = cell_motion(shrink(a[None])[0], shrink(b[None])[0]) * 128  # px
+    assert float(motion.abs().mean()) < 0.25
+    flat = torch.zeros(3, 64, 64)
+    assert torch.equal(cell_motion(flat, flat), torch.zeros(2, 64, 64))

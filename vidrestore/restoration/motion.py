@@ -5,6 +5,7 @@ of ``grid_sample``: -1 and 1 are the crop's edges, whatever its size, so the sam
 
     mesh_motion    what the tracked mesh says: head, jaw, lips and lids; beside the mesh its best affine map
     crop_motion    what the crops say: the similarity that makes the earlier one look most like the later one
+    cell_motion    what is left then, place by place: what neither a mesh nor a similarity could say
 
 Crops follow the tracked pose, so what is left is small: the tracker's jitter, and the motion of the face's parts.
 """
@@ -20,19 +21,23 @@ from torch import Tensor
 from torch.nn import functional
 
 from vidrestore.geometry import apply, mean_scale
+from vidrestore.kernels.steady import hold_crop
 from vidrestore.morphable.files import load_vr468
 from vidrestore.morphable.render import render
 
 __all__ = [
     "GRID",
     "box",
+    "cell_motion",
     "centres",
     "coarse_size",
     "crop_motion",
     "grow",
+    "hold",
     "mesh_in_crop",
     "mesh_motion",
     "shrink",
+    "smooth",
     "warp",
     "warp_sharp",
 ]
@@ -46,6 +51,10 @@ _ROBUST = 1.5
 _REWEIGHTINGS = 3
 _DAMPING = 1e-3
 """Of the normal equations' diagonal: a crop without any structure stays where it is."""
+_REACH = 3
+"""Cells to each side that :func:`cell_motion` looks at, twice over: half of the weight lies within 16 pixels of 256."""
+_CHANCE = 0.1
+"""Share of the noise that a motion of two unknowns may explain in such a window by chance, taken twice."""
 _SHARPNESS = 0.6
 """Share of the second difference that is taken off a linearly interpolated picture. 0.5 is Catmull-Rom at half a pixel;
 0.6 keeps the gain of what is sampled again and again within 0.5 % of 1 up to a quarter of the sampling rate."""
@@ -69,8 +78,16 @@ def grow(coarse: Tensor, size: int) -> Tensor:
 
 def box(coarse: Tensor) -> Tensor:
     """(..., G, G): each cell's mean with its eight neighbours; the border is repeated."""
-    flat = coarse.reshape(-1, 1, *coarse.shape[-2:])
-    return functional.avg_pool2d(functional.pad(flat, (1, 1, 1, 1), mode="replicate"), 3, 1).view_as(coarse)
+    return smooth(coarse, 1, 1)
+
+
+def smooth(coarse: Tensor, reach: int, times: int = 2) -> Tensor:
+    """(..., G, G): means over squares of ``2 reach + 1`` cells, ``times`` over; the border is repeated.
+
+    Two products with a band matrix: at 64 cells a tenth of what pooling takes.
+    """
+    matrix = _means(coarse.shape[-1], reach, times, coarse.device)
+    return matrix @ coarse @ matrix.T
 
 
 def warp(pictures: Tensor, motion: Tensor) -> Tensor:
@@ -103,6 +120,33 @@ def warp_sharp(pictures: Tensor, motion: Tensor) -> Tensor:
     sharp[..., 1:-1].addcmul_(across, lost[0, :, 1:-1], value=-1.0)
     sharp[:, 1:-1].addcmul_(along, lost[1, 1:-1], value=-1.0)
     return sharp
+
+
+def hold(earlier: Tensor, now: Tensor, motion: Tensor, weights: Tensor, light: Tensor, out: Tensor | None) -> Tensor:
+    """A crop, and of the earlier one, moved and lit as now, so much as the weights say.
+
+    Args:
+        earlier: (3, S, S); may be not finite where the weights are 0.
+        now: (3, S, S), on the same device.
+        motion: (2, G, G), as this file's maps.
+        weights: (G, G) in [0, 1].
+        light: (3, G, G), added to what is carried.
+        out: (3, S, S) to write to, none of the others; None makes one.
+
+    Returns:
+        (3, S, S), exactly ``now`` where the weights are 0. On the CPU by one kernel
+        (:func:`vidrestore.kernels.steady.hold_crop`).
+    """
+    maps = torch.cat([motion, weights[None], light])
+    if now.device.type == "cpu" and now.dtype == torch.float32:
+        held = torch.empty(now.shape, dtype=now.dtype) if out is None else out
+        arrays = [part.detach().contiguous().numpy() for part in (earlier, now, maps)]
+        hold_crop(arrays[0], arrays[1], arrays[2], held.numpy(), sharpness=_SHARPNESS)
+        return held
+    grown = grow(maps, now.shape[-1])
+    carried = warp_sharp(earlier, grown[:2]) + grown[3:]
+    share = grown[2]
+    return torch.where(share > 0.0, now + share * (carried - now), now)
 
 
 def mesh_in_crop(crop_from_display: NDArray[np.float64], mesh: NDArray[np.float32]) -> NDArray[np.float32]:
@@ -189,6 +233,38 @@ def crop_motion(earlier: Tensor, later: Tensor) -> Tensor:
     return torch.stack([shift_x + growth * x - turn * y, shift_y + growth * y + turn * x])
 
 
+def cell_motion(earlier: Tensor, later: Tensor) -> Tensor:
+    """Where each cell of the later crop was in the earlier one, as the crops around it show: a cell at most.
+
+    Args:
+        earlier: (3, G, G) in [-1, 1], already where mesh and similarity put it.
+        later: (3, G, G).
+
+    Returns:
+        (2, G, G).
+
+    Where there is no structure, or none beside the noise, nothing moves: the noise, told from the median change, damps
+    the equations, and a motion is believed as far as it explains more of the change than noise would.
+
+    Source:
+        Lucas and Kanade, 1981, in windows; one step, as what is left here is under a cell.
+    """
+    size = later.shape[-1]
+    weights = later.new_tensor(_LUMA)
+    a, b = box(torch.tensordot(weights, torch.stack([earlier, later]), dims=([0], [1])))
+    middle = 0.5 * (a + b)
+    gx = functional.pad(middle[:, 2:] - middle[:, :-2], (1, 1)) * 0.5  # by cell
+    gy = functional.pad(middle[2:] - middle[:-2], (0, 0, 1, 1)) * 0.5
+    change = b - a
+    noise = 2.0 * change.abs().median().square() + 1e-6  # variance of what has that median
+    xx, yy, xy, xc, yc = smooth(torch.stack([gx * gx, gy * gy, gx * gy, gx * change, gy * change]), _REACH)
+    xx, yy = xx + noise, yy + noise
+    x, y = torch.stack([yy * xc - xy * yc, xx * yc - xy * xc]) / (xx * yy - xy * xy)
+    explained = (x * xc + y * yc).clamp_min(1e-9)
+    believed = (1.0 - _CHANCE * noise / explained).clamp(0.0, 1.0)
+    return (torch.stack([x, y]) * believed).clamp(-1.0, 1.0) * (2.0 / size)
+
+
 def _evidence(change: Tensor, misfit: Tensor, inside: Tensor) -> Tensor:
     """Share of a motion that is believed, (), from how much of the change it explains: noise alone moves nothing.
 
@@ -210,6 +286,16 @@ def _growth(coarse: int, size: int, device: torch.device) -> Tensor:
     """(S, G): rows of weights of linear interpolation between cell centres."""
     rows: Tensor = functional.interpolate(torch.eye(coarse)[None], size=size, mode="linear")[0].T
     return rows.contiguous().to(device)
+
+
+@lru_cache(maxsize=32)
+def _means(size: int, reach: int, times: int, device: torch.device) -> Tensor:
+    """(G, G): rows of weights of a mean over 2 reach + 1 places, the border repeated, so many times over."""
+    matrix = torch.zeros(size, size, dtype=torch.float64)
+    for offset in range(-reach, reach + 1):
+        columns = (torch.arange(size) + offset).clamp(0, size - 1)
+        matrix[torch.arange(size), columns] += 1.0 / (2 * reach + 1)
+    return torch.linalg.matrix_power(matrix, times).float().to(device)
 
 
 @lru_cache(maxsize=16)

@@ -1,15 +1,15 @@
 """Any network's faces hold still in time: what it makes of a crop is averaged along the track where nothing changed.
 
 A network sees other noise in every frame and makes another face of it: skin crawls, brows and beards boil. Here the
-restored *detail* is carried from frame to frame, where the face went, and averaged:
+restored face is carried from frame to frame, where the face went, and averaged:
 
-    detail = restored - base            base: the degraded crop, means of cells of 4 pixels, drawn smoothly
-    carried = the last frame's averaged detail, moved by the mesh and by what the crops themselves show (motion.py)
-    result = restored + weight * (1 - gate) * (carried - detail)
+    carried = the last frame's result, moved by the mesh and by what the crops themselves show (motion.py), plus light
+    light   = smooth change of the degraded crop since, where it is more than a codec's
+    result  = restored + weight * (1 - gate) * (carried - restored)
 
-The base is not averaged, so light and shade of the source pass at once; its cells take most of the noise off. With the
-whole degraded crop as base (restored - degraded, what blending adds to the frame) the frame's own noise would come
-back: the network has just taken it off, an average of others' noise does not.
+All of the face is averaged and not its fine detail alone: half of what flickers in a compressed recording is coarse,
+shades of blocks that jump by a level (docs/steadiness.md). Light and shade of the scene still pass at once: ``light``
+is measured in every frame and added; what is kept back of it is less than a level of 255.
 
 The gate opens where the degraded crop changed since: against a carried average of degraded crops, coarsely, a change
 counts where it exceeds the noise of the moment and what a small error of position makes of the edges there. Noise and
@@ -17,7 +17,7 @@ grain leave it shut; a blink, speech, a hand or a shadow's edge open it, and the
 once. With the gate open everywhere the result is the network's, bit for bit.
 
 It is a step of its own after the network, on its device and without waiting for it: pure networks stay pure. Held codes
-(hysteresis.py) act inside the network and so come before; exposure (exposure.py) is held first, then detail.
+(hysteresis.py) act inside the network and so come before; exposure (exposure.py) is held first, then the picture.
 """
 
 from __future__ import annotations
@@ -37,15 +37,16 @@ from vidrestore.restoration import exposure
 from vidrestore.restoration.exposure import Exposure
 from vidrestore.restoration.motion import (
     box,
+    cell_motion,
     centres,
     coarse_size,
     crop_motion,
-    grow,
+    hold,
     mesh_in_crop,
     mesh_motion,
     shrink,
+    smooth,
     warp,
-    warp_sharp,
 )
 from vidrestore.types import CropContext
 
@@ -57,7 +58,7 @@ class SteadyOptions:
     """How strongly faces are held; benchmarks/steady.py measures what it does."""
 
     weight: float = 0.65
-    """Share of the carried detail in the result where nothing changed, in [0, 1); 0: detail is not held."""
+    """Share of the carried picture in the result where nothing changed, in [0, 1); 0: it is not held."""
     exposure: float = 0.9
     """Share of the kept exposure at each frame, in [0, 1); 0: exposure is not held."""
     noise: float = 1.2
@@ -73,6 +74,9 @@ class SteadyOptions:
     """The noise counts as at least this (half a step of 8 bits, of [-1, 1]): a perfect recording is not all motion."""
     noise_ceiling: float = 0.06
     """And at most as this, three times what noise of 6 of 255 leaves in a cell: another picture is not noise."""
+    light_step: float = 0.016
+    """Smooth changes of so much (two steps of 8 bits, of [-1, 1]) are taken for light by half, larger ones wholly; what
+    a codec does to a block is less. However the light drifts, no more than half of this is kept back in one frame."""
     max_gap: int = 4
     """A track whose last crop is more frames back begins anew."""
 
@@ -80,8 +84,8 @@ class SteadyOptions:
         """Checks ranges."""
         if not 0.0 <= self.weight < 1.0 or not 0.0 <= self.exposure < 1.0:
             raise ValueError(f"weight and exposure must be in [0, 1), got {self.weight}, {self.exposure}")
-        if not self.noise > 0.0 or not self.slack_px > 0.0 or not self.open > 1.0:
-            raise ValueError(f"noise and slack_px must be above 0 and open above 1, got {self}")
+        if not min(self.noise, self.slack_px, self.light_step) > 0.0 or not self.open > 1.0:
+            raise ValueError(f"noise, slack_px and light_step must be above 0 and open above 1, got {self}")
 
 
 def make_steadiness(options: RestoreOptions) -> Steadiness | None:
@@ -129,13 +133,21 @@ class _Memory:
     place: _Place
     num_frames: int
     """Since the track began anew."""
-    detail: Tensor | None
-    """(3, S, S), averaged; None where detail is not held."""
+    restored: Tensor | None
+    """(3, S, S), averaged; None where the picture is not held."""
     degraded: Tensor
     """(3, G, G), averaged."""
     trust: Tensor
     """(), 1, or 0 after a result that was not finite."""
     exposure: Exposure | None
+
+
+_SPARE = 8
+"""Crops on the CPU that are kept to be written to again: a batch. Fresh memory costs more than the arithmetic."""
+_LIGHT_REACH = 4
+"""Cells to each side over which light is smooth, twice over: a third of the face."""
+_UNLIKE = 3.0
+"""Cells that changed by so many times the median change count half for the light: a hand is no lamp."""
 
 
 class Steadiness:
@@ -148,6 +160,7 @@ class Steadiness:
     def __init__(self, options: SteadyOptions | None = None) -> None:
         self.options = options or SteadyOptions()
         self._memories: dict[int, _Memory] = {}
+        self._spare: list[Tensor] = []
 
     def __len__(self) -> int:
         return len(self._memories)
@@ -174,19 +187,33 @@ class Steadiness:
         holes = None if context.holes is None else shrink(torch.from_numpy(context.holes)[:, None].to(crops.device))
         exposures = exposure.measure(coarse, shrink(restored)) if self.options.exposure > 0.0 else None
         fresh: dict[int, _Memory] = {}
-        results = []
+        results, made = [], []
         for i, place in enumerate(places):
             of_crop = exposures.of(i) if exposures is not None else None
             hole = None if holes is None else holes[i, 0]
             now = _Now(place, restored[i], coarse[i], of_crop, lively[i], motions.get(i), hole)
             memory = fresh.get(place.track_id, self._memories.get(place.track_id)) if befores[i] is not None else None
-            result, fresh[place.track_id] = self._begin(now) if memory is None else self._go_on(memory, now)
+            result, kept = self._begin(now) if memory is None else self._go_on(memory, now)
+            fresh[place.track_id] = kept
             results.append(result)
-        held = torch.stack(results)
+            made.append(kept.restored)
+        held = torch.stack(results)  # a copy: what is kept is written to again later
+        made += [memory.restored for memory in self._memories.values()]
         self._memories |= fresh
         for track_id in context.ended:
             self._memories.pop(track_id, None)
+        used = {id(memory.restored) for memory in self._memories.values()}
+        free = [part for part in [*self._spare, *made] if part is not None and id(part) not in used]
+        self._spare = free[:_SPARE] if held.device.type == "cpu" else []
         return held
+
+    def _room(self, like: Tensor) -> Tensor | None:
+        """A crop that nobody reads any more, to be written to."""
+        while self._spare:
+            room = self._spare.pop()
+            if room.shape == like.shape and room.device == like.device and room.dtype == like.dtype:
+                return room
+        return None
 
     def _befores(self, places: Sequence[_Place]) -> list[_Place | None]:
         """The last place of each one's track, in this call or before; None where the track begins anew."""
@@ -217,8 +244,8 @@ class Steadiness:
         return dict(zip(pairs, motions, strict=True))
 
     def _begin(self, now: _Now) -> tuple[Tensor, _Memory]:
-        detail = now.restored - grow(now.degraded, now.restored.shape[-1]) if self.options.weight > 0.0 else None
-        return now.restored, _memory_of(now, 1, detail, now.degraded.clone(), now.exposure)
+        kept = now.restored.clone() if self.options.weight > 0.0 else None
+        return now.restored, _memory_of(now, 1, kept, now.degraded.clone(), now.exposure)
 
     def _go_on(self, memory: _Memory, now: _Now) -> tuple[Tensor, _Memory]:
         restored, kept_exposure, num_frames = now.restored, None, memory.num_frames + 1
@@ -226,20 +253,18 @@ class Steadiness:
             share = max(1.0 - self.options.exposure, 1.0 / num_frames)
             kept_exposure, scale, shift = exposure.hold(now.exposure, memory.exposure, share)
             restored = restored * scale[:, None, None] + shift[:, None, None]
-        if memory.detail is None:
+        if memory.restored is None:
             return restored, _memory_of(now, num_frames, None, now.degraded.clone(), kept_exposure)
-        size = restored.shape[-1]
-        motion, carried_degraded = _carry(memory.degraded, now)
+        motion, carried = _carry(memory.degraded, now)
+        light = _light(now.degraded - carried, self.options.light_step)
+        carried = carried + light
         weight = min(self.options.weight, memory.num_frames / num_frames)
-        shut = 1.0 - self._gate(carried_degraded, now.degraded, motion, now.lively)
+        shut = 1.0 - self._gate(carried, now.degraded, motion, now.lively)
         shut = shut if now.hole is None else shut * (now.hole == 0.0)
         weights = memory.trust * weight * shut  # (G, G)
-        grown = grow(torch.cat([motion, weights[None]]), size)
-        carried = warp_sharp(memory.detail, grown[:2])
-        detail = restored - grow(now.degraded, size)
-        step = carried.sub_(detail).mul_(grown[2])
-        degraded = now.degraded + weights * (carried_degraded - now.degraded)
-        return restored + step, _memory_of(now, num_frames, detail.add_(step), degraded, kept_exposure)
+        held = hold(memory.restored, restored, motion, weights, light, self._room(restored))
+        degraded = now.degraded + weights * (carried - now.degraded)
+        return held, _memory_of(now, num_frames, held, degraded, kept_exposure)
 
     def _gate(self, carried: Tensor, degraded: Tensor, motion: Tensor, lively: Tensor) -> Tensor:
         """(G, G) in [0, 1]: 1 where the degraded crop changed, or where the earlier one had no pixels.
@@ -299,7 +324,25 @@ def _carry(degraded: Tensor, now: _Now) -> tuple[Tensor, Tensor]:
         motion = crop_motion(degraded, now.degraded)
     else:
         motion = now.mesh_motion + crop_motion(warp(degraded, now.mesh_motion), now.degraded)
+    motion = motion + cell_motion(warp(degraded, motion), now.degraded)
     return motion, warp(degraded, motion)
+
+
+def _light(change: Tensor, step: float) -> Tensor:
+    """(3, G, G): the part of a degraded crop's change that is another light.
+
+    Args:
+        change: (3, G, G), since the crop that was carried.
+        step: smooth changes of so much count half.
+
+    What is smooth over a third of the face, and large. Cells that changed by much more than most count little. Of a
+    change x all but the share step^2 / (x^2 + step^2) is light: at most ``step / 2`` is left to be averaged.
+    """
+    size = change.abs().mean(0)
+    alike = 1.0 / (1.0 + (size / (_UNLIKE * size.median() + 1e-3)).square())
+    sums = smooth(torch.cat([change * alike, alike[None]]), _LIGHT_REACH)
+    even = sums[:3] / sums[3]
+    return even * even.square() / (even.square() + step * step)
 
 
 def _edges(coarse: Tensor) -> Tensor:
@@ -315,10 +358,9 @@ def _outside(motion: Tensor) -> Tensor:
 
 
 def _memory_of(
-    now: _Now, num_frames: int, detail: Tensor | None, degraded: Tensor, kept_exposure: Exposure | None
+    now: _Now, num_frames: int, restored: Tensor | None, degraded: Tensor, kept_exposure: Exposure | None
 ) -> _Memory:
-    """A memory that is not trusted, and empty, where a result was not finite."""
-    total = degraded.sum() if detail is None else degraded.sum() + detail.sum()
-    for kept in (degraded,) if detail is None else (degraded, detail):
-        kept.nan_to_num_(0.0, 0.0, 0.0)
-    return _Memory(now.place, num_frames, detail, degraded, total.isfinite().float(), kept_exposure)
+    """A memory that is not trusted where a result was not finite: of such a picture nothing is shown again."""
+    total = degraded.sum() if restored is None else degraded.sum() + restored.sum()
+    degraded.nan_to_num_(0.0, 0.0, 0.0)
+    return _Memory(now.place, num_frames, restored, degraded, total.isfinite().float(), kept_exposure)
