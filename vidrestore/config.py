@@ -134,8 +134,8 @@ class RestoreOptions:
     """``codeformer``: logit by which another code must win in the mean along a track to take over where nothing moves;
     0 takes each frame's own codes, as published. docs/training_codeformer.md has what it does."""
     steady: Annotated[float, Field(ge=0.0, lt=1.0)] = 0.65
-    """How much of a face's restored detail is carried from frame to frame where the source did not change, after any
-    network; 0 leaves every frame as the network made it. docs/steadiness.md has what it does."""
+    """How much of a restored face is carried from frame to frame where the source did not change, after any network; 0
+    leaves every frame as the network made it. docs/steadiness.md has what it does."""
     exposure_lock: Annotated[float, Field(ge=0.0, lt=1.0)] = 0.0
     """Share of the kept change of brightness, colour and contrast at each frame; 0 takes each frame's own."""
     yaw_from_deg: Annotated[float, Field(ge=0.0, le=180.0)] = 35.0
@@ -153,6 +153,9 @@ class RestoreOptions:
     """auto, cpu, cuda, cuda:N or mps; auto takes the first of cuda, mps, cpu that is there."""
     precision: Literal["auto", "float32", "bfloat16", "float16"] = "auto"
     """Arithmetic of the network; auto is what was measured fastest without visible loss on the device."""
+    compile: Literal["off", "on"] = "off"
+    """``compact``: let torch compile the network when a batch of a new size comes: a wait of seconds to a minute each,
+    for a faster pass. Wants a C++ compiler (on a GPU: triton). docs/performance.md has figures."""
     batch_size: Annotated[int, Field(ge=1, le=64)] = 8
     """Most crops in one pass of the network; faces of several frames share a batch."""
     threads: Annotated[int, Field(ge=0, le=256)] = 0
