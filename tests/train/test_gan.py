@@ -6,7 +6,14 @@ import pytest
 import torch
 from torch import nn
 
-from vidrestore.train.gan import adaptive_weight, hinge_critic, hinge_fooling
+from vidrestore.train.gan import (
+    PatchCritic,
+    adaptive_weight,
+    critic_optimiser,
+    hinge_critic,
+    hinge_fooling,
+    teach_critic,
+)
 
 
 def test_the_critic_is_content_beyond_the_margin() -> None:
@@ -42,3 +49,24 @@ def test_the_graphs_are_kept() -> None:
     (pull + adaptive_weight(pull, push, weight) * push).backward()
     assert weight.grad is not None
     assert weight.grad.tolist() == pytest.approx([1.0, 1.0], rel=1e-3)
+
+
+def taught(r1: float, steps: int = 12) -> tuple[list[dict[str, float]], PatchCritic]:
+    """A critic that learns to tell bright pictures from dark ones."""
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(0)
+        critic = PatchCritic(8)
+    optimiser = critic_optimiser(critic)
+    clean, restored = torch.full((2, 3, 32, 32), 0.5), torch.full((2, 3, 32, 32), -0.5)
+    values = [teach_critic(critic, optimiser, clean, restored, r1) for _ in range(steps)]
+    return [{name: float(value) for name, value in one.items()} for one in values], critic
+
+
+def test_a_critic_learns_to_tell_pictures_apart() -> None:
+    values, critic = taught(0.0)
+    assert values[-1]["critic"] < values[0]["critic"]
+    assert float(critic(torch.full((1, 3, 32, 32), 0.5)).mean() - critic(torch.full((1, 3, 32, 32), -0.5)).mean()) > 0
+
+
+def test_r1_keeps_the_scores_flat_at_clean_pictures() -> None:
+    assert taught(1000.0)[0][-1]["r1"] < 0.5 * taught(0.0)[0][-1]["r1"]

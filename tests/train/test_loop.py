@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 from dataclasses import replace
 from pathlib import Path
+from typing import Literal
 
 import cv2
 import numpy as np
@@ -53,9 +54,15 @@ def test_the_smoke_configuration_leaves_weights_and_a_log(config: TrainConfig, t
     assert "steady" in lines[1]
     assert {"psnr_light", "psnr_light_input", "psnr_clean"} <= lines[-1].keys()
     assert set(report.psnr) == {"light", "medium", "heavy"}
+    sheet = cv2.imread(str(tmp_path / "run" / "sheets" / "0000006.png"))
+    assert sheet.shape == (24 + 2 * (64 + 4), 8 * (64 + 4) - 4, 3)  # three levels twice, clean twice; two faces
 
 
-def test_a_resumed_run_equals_an_uninterrupted_one(config: TrainConfig, tmp_path: Path) -> None:
+@pytest.mark.parametrize("precision", ["float32", "bfloat16"])
+def test_a_resumed_run_equals_an_uninterrupted_one(
+    config: TrainConfig, tmp_path: Path, precision: Literal["float32", "bfloat16"]
+) -> None:
+    config = replace(config, run=replace(config.run, precision=precision))
     train(config, tmp_path / "whole")
     steps = iter([False, False, False, True])  # asked before each step: the first phase alone
     stopped = train(config, tmp_path / "parts", stop=lambda: next(steps))
@@ -87,12 +94,33 @@ def test_two_windows_of_a_face_are_compared(config: TrainConfig, tmp_path: Path,
         replace(config, phase=(replace(phase, crop=34),))
 
 
-def test_training_fits_a_face(config: TrainConfig, tmp_path: Path) -> None:
+def test_shape_losses_and_a_critic_are_in_the_log_and_resume(config: TrainConfig, tmp_path: Path) -> None:
+    heard: list[dict[str, float]] = []
+    phase = Phase(batch=2, landmark=0.1, mesh=0.1, adversarial=0.01)
+    judged = replace(config, run=replace(config.run, max_steps=3, log_every=1), phase=(phase,))
+    train(judged, tmp_path / "whole", progress=lambda step, share, values: heard.append(dict(values)))
+    assert all(np.isfinite(list(values.values())).all() for values in heard)
+    assert all({"landmark", "mesh", "adversarial", "critic", "r1"} <= values.keys() for values in heard)
+    assert heard[-1]["landmark"] > 0.0
+    asked = iter([False, True])
+    train(judged, tmp_path / "parts", stop=lambda: next(asked))
+    train(judged, tmp_path / "parts")
+    pairs = zip(parameters(tmp_path / "whole"), parameters(tmp_path / "parts"), strict=True)
+    assert all(torch.equal(a, b) for a, b in pairs)
+
+
+def test_shape_losses_want_the_whole_face(config: TrainConfig) -> None:
+    with pytest.raises(ConfigError, match="landmark and mesh want the whole face"):
+        replace(config, phase=(Phase(mesh=0.1, crop=32),))
+
+
+@pytest.mark.parametrize("precision", ["float32", "bfloat16"])
+def test_training_fits_a_face(config: TrainConfig, tmp_path: Path, precision: Literal["float32", "bfloat16"]) -> None:
     """Forty steps on one kind of picture must lower the validation error; a loop that does not learn fails here."""
     longer = replace(
         config,
         network=CompactDims((16,), (1,), ()),
-        run=replace(config.run, max_steps=40),
+        run=replace(config.run, max_steps=40, precision=precision),
         phase=(Phase(batch=4, crop=32, laplacian=1.0),),
         optimiser=OptimiserOptions(learning_rate=2e-3, warmup_steps=5, ema=0.9),
     )

@@ -1,9 +1,11 @@
-"""What a phase of ``mobile``'s training lets learn, and what it leaves alone."""
+"""What a phase of ``mobile``'s training lets learn, its losses, its sheets, and that it resumes exactly."""
 
 from __future__ import annotations
 
+import functools
 from dataclasses import replace
 from pathlib import Path
+from typing import Literal
 
 import cv2
 import numpy as np
@@ -95,3 +97,62 @@ def test_another_layout_is_refused(config: mobile.MobileConfig, prior: ShapePrio
         mobile.train(replace(config, start=str(tmp_path / "mobile.safetensors")), tmp_path / "run", prior=prior)
     with pytest.raises(ConfigError, match="or a weight file"):
         replace(config, start=str(tmp_path / "none.safetensors"))
+
+
+def parameters(folder: Path) -> list[torch.Tensor]:
+    raw = torch.load(folder / "checkpoint.pt", weights_only=True)
+    return [value for part in ("network", "average", "critic") for value in raw[part].values()]
+
+
+EVERYTHING = mobile.Phase(
+    batch=1, views=2, motion=6, steady=0.2, landmark=0.05, mesh=0.05, adversarial=0.001, style=0.0, laplacian=0.5
+)
+
+
+def test_every_loss_is_in_the_log_and_a_resumed_run_ends_the_same(
+    config: mobile.MobileConfig, prior: ShapePrior, tmp_path: Path
+) -> None:
+    heard: list[dict[str, float]] = []
+    run = replace(config, phase=(EVERYTHING,), run=replace(config.run, max_steps=3, log_every=1))
+    train = functools.partial(mobile.train, run, prior=prior)
+    train(tmp_path / "whole", progress=lambda step, share, values: heard.append(dict(values)))
+    names = {"l1", "laplacian", "steady", "landmark", "mesh", "adversarial", "critic", "r1", "loss"}
+    assert all(names <= values.keys() for values in heard)
+    assert all(np.isfinite(list(values.values())).all() for values in heard)
+    assert min(values["steady"] for values in heard) > 0.0
+    asked = iter([False, True])
+    assert train(tmp_path / "parts", stop=lambda: next(asked)).steps == 1
+    train(tmp_path / "parts")
+    pairs = zip(parameters(tmp_path / "whole"), parameters(tmp_path / "parts"), strict=True)
+    assert all(torch.equal(a, b) for a, b in pairs)
+    sheet = cv2.imread(str(tmp_path / "whole" / "sheets" / "0000003.png"))
+    assert sheet.shape == (24 + 260, 10 * 260 - 4, 3)  # three levels three times, and clean
+
+
+@pytest.mark.parametrize("precision", ["float32", "bfloat16"])
+def test_the_loss_falls(
+    config: mobile.MobileConfig, prior: ShapePrior, tmp_path: Path, precision: Literal["float32", "bfloat16"]
+) -> None:
+    """From samples that were made once, so that every step sees the same few."""
+    heard: list[float] = []
+    run = replace(
+        config,
+        data=replace(config.data, samples=str(tmp_path / "samples"), num_samples=2),
+        phase=(replace(EVERYTHING, views=1, steady=0.0, batch=2, adversarial=0.0, landmark=0.0, mesh=0.0),),
+        optimiser=replace(config.optimiser, learning_rate=3e-3),
+        run=replace(config.run, max_steps=10, log_every=1, precision=precision, sheet_faces=0),
+    )
+    mobile.train(run, tmp_path / "run", prior=prior, progress=lambda step, share, values: heard.append(values["loss"]))
+    assert np.mean(heard[-3:]) < 0.97 * np.mean(heard[:3])
+
+
+def test_steadiness_wants_two_views(config: mobile.MobileConfig) -> None:
+    with pytest.raises(ConfigError, match="2 where steady is above 0"):
+        replace(config, phase=(replace(EVERYTHING, views=1),))
+    with pytest.raises(ConfigError, match="below a quarter of the crop"):
+        replace(config, phase=(replace(EVERYTHING, motion=64),))
+
+
+def test_generated_faces_are_not_aligned_anew(config: mobile.MobileConfig) -> None:
+    with pytest.raises(ConfigError, match="as `train faces` made them"):
+        replace(config, data=replace(config.data, generated=True, aligned=False))

@@ -9,19 +9,24 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Literal
 
+import cv2
+import numpy as np
 import pytest
 import torch
+from numpy.typing import NDArray
 from torch import nn
 
 from vidrestore.errors import ConfigError, WeightsError
 from vidrestore.train.run import (
     Clock,
+    Log,
     RunOptions,
     Stateful,
     cosine_rate,
     descend,
     follow,
     load_options,
+    reduced,
     rng_at,
     run,
     set_rate,
@@ -228,3 +233,57 @@ def test_other_settings_than_the_checkpoints_are_told(tmp_path: Path, caplog: py
     with caplog.at_level(logging.WARNING):
         run(Line(), config.run, tmp_path, config=settings(seed=8))
     assert "made with another configuration" in caplog.text
+
+
+class Shown(Line):
+    """Shows its slope as a grey."""
+
+    def sheet(self, faces: int) -> NDArray[np.uint8]:
+        return np.full((8 * faces, 16, 3), round(100 * self.network.weight.item()), np.uint8)
+
+
+def test_each_validation_leaves_a_sheet_of_samples(tmp_path: Path) -> None:
+    config = settings(validate_seconds=0.0, sheet_faces=3)
+    line, asked = Shown(), iter(range(100))
+    run(line, config.run, tmp_path, config=config, stop=lambda: next(asked) == 2)
+    assert sorted(p.name for p in (tmp_path / "sheets").iterdir()) == ["0000001.png", "0000002.png"]
+    sheet = cv2.imread(str(tmp_path / "sheets" / "0000002.png"))
+    assert sheet.shape == (24, 16, 3)
+    assert int(sheet[0, 0, 0]) == round(100 * line.network.weight.item()) > 0
+
+
+def test_sheets_can_be_left_out(tmp_path: Path) -> None:
+    config = settings(sheet_faces=0)
+    run(Shown(), config.run, tmp_path, config=config)
+    assert not (tmp_path / "sheets").exists()
+
+
+def test_the_log_shows_sheets_where_there_is_a_writer(tmp_path: Path) -> None:
+    class Writer:
+        def __init__(self) -> None:
+            self.shown: list[tuple[str, int, str]] = []
+
+        def add_image(self, name: str, picture: NDArray[np.uint8], step: int, dataformats: str) -> None:
+            assert picture.shape == (4, 6, 3)
+            self.shown.append((name, step, dataformats))
+
+        def close(self) -> None: ...
+
+    with Log(tmp_path) as log:
+        log.writer = writer = Writer()
+        log.show(Clock(RunOptions(), step=7), np.zeros((4, 6, 3), np.uint8))
+    assert writer.shown == [("samples", 7, "HWC")]
+
+
+def test_a_training_that_knows_float32_only_says_so(tmp_path: Path) -> None:
+    config = settings(precision="bfloat16")
+    with pytest.raises(ConfigError, match="knows float32 only"):
+        run(Line(), config.run, tmp_path, config=config)
+
+
+def test_layers_compute_in_the_precision_asked_for() -> None:
+    layer = nn.Linear(2, 2)
+    for precision, expected in (("float32", torch.float32), ("bfloat16", torch.bfloat16)):
+        with reduced(settings(precision=precision).run):
+            assert layer(torch.ones(1, 2)).dtype == expected
+    assert layer.weight.dtype == torch.float32

@@ -14,6 +14,7 @@ from typing import Annotated
 import typer
 
 from vidrestore.commands.common import ExitStatus, JsonFlag, errors, print_json, say
+from vidrestore.errors import printable
 
 __all__ = ["RECIPES", "Recipe", "app"]
 
@@ -38,6 +39,54 @@ def train_faces_command(
     made = make_faces(folder, start, count, progress=tell)
     say(f"{folder}: {made} faces made, {count - made} were there")
     return ExitStatus.WHOLE
+
+
+@app.command("align")
+def train_align_command(
+    sources: Annotated[
+        list[Path],
+        typer.Argument(metavar="IN...", help="Photographs, videos, and folders of both.", show_default=False),
+    ],
+    output: Annotated[
+        Path,
+        typer.Option("--output", "-o", metavar="FOLDER", help="Where the faces go; those that are there are kept."),
+    ],
+    size: Annotated[int, typer.Option(help="Side of the faces in pixels.", min=16)] = 512,
+    every: Annotated[int, typer.Option(help="Take every n-th frame of a person.", min=1)] = 15,
+    most: Annotated[int, typer.Option(help="Faces of one person in one video at most.", min=1)] = 60,
+    min_side: Annotated[
+        float, typer.Option(help="Least side of the crop in the source, in pixels; a face is half as wide.", min=0)
+    ] = 256.0,
+    min_detail: Annotated[float, typer.Option(help="Least detail: sharp faces have 10 to 17.", min=0)] = 6.0,
+    max_yaw: Annotated[float, typer.Option(help="Largest turn to the side, in degrees.", min=0, max=180)] = 60.0,
+    min_score: Annotated[float, typer.Option(help="Least confidence of the detector.", min=0, max=1)] = 0.75,
+    as_json: JsonFlag = False,
+) -> ExitStatus:
+    """Cut real faces out of photographs and videos, aligned as the networks want them, to train on."""
+    from vidrestore.train.align import AlignOptions, align_faces
+
+    def tell(done: int, total: int, name: str) -> None:
+        if not as_json:
+            errors.print(f"{done} of {total}: {printable(name)}", markup=False, highlight=False)
+
+    options = AlignOptions(
+        size=size,
+        every=every,
+        most=most,
+        min_side_px=min_side,
+        min_detail=min_detail,
+        max_yaw_deg=max_yaw,
+        min_score=min_score,
+    )
+    report = align_faces(sources, output, options, progress=tell)
+    if as_json:
+        print_json(dataclasses.asdict(report) | {"faces": [face.name for face in report.faces]})
+    else:
+        left = ", ".join(f"{count} {rule}" for rule, count in report.left.items()) or "none"
+        say(f"{output}: {len(report.faces)} faces of {report.sources} sources; looks left out: {left}")
+        for name, failure in report.failures:
+            say(f"{name}: {failure}", head="left out: ", style="yellow")
+    return ExitStatus.LOSSES if report.failures else ExitStatus.WHOLE
 
 
 @app.command("clips")

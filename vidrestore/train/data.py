@@ -68,6 +68,9 @@ def list_images(folder: str | os.PathLike[str]) -> list[Path]:
 def split_held_out(paths: Sequence[Path], held_out: int) -> tuple[list[Path], list[Path]]:
     """(training, held out): the first ``held_out`` paths in order are never trained on.
 
+    Of faces that :mod:`vidrestore.train.align` cut out these are the people of the first sources; the last of them may
+    be on both sides.
+
     Raises:
         ConfigError: nothing would be left to train on.
     """
@@ -113,7 +116,9 @@ def _read(path: Path, size: int) -> NDArray[np.uint8]:
     picture = cv2.imread(str(path), cv2.IMREAD_COLOR)
     if picture is None or picture.shape[0] != picture.shape[1]:
         shape = None if picture is None else picture.shape
-        raise ConfigError(f"{path}: expected a square picture of an aligned face, got {shape}")
+        raise ConfigError(
+            f"{path}: expected a square picture of an aligned face, got {shape}; `vidrestore train align` makes them"
+        )
     method = cv2.INTER_AREA if picture.shape[0] > size else cv2.INTER_CUBIC
     return np.ascontiguousarray(cv2.resize(picture, (size, size), interpolation=method)[..., ::-1])
 

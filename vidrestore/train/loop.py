@@ -11,6 +11,7 @@ import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
+from typing import Literal
 
 import numpy as np
 import torch
@@ -22,7 +23,8 @@ from vidrestore.evaluate.embedding import load_embedding
 from vidrestore.evaluate.perceptual import ShiftTolerantLpips
 from vidrestore.morphable.prior import ShapePrior
 from vidrestore.restoration.compact import CompactDims, CompactNet, load_compact, save_compact
-from vidrestore.train.data import FaceCache, FacePairs, HeldOut, Mix, batches, list_images, split_held_out
+from vidrestore.train.align import training_faces
+from vidrestore.train.data import FaceCache, FacePairs, HeldOut, Mix, batches, split_held_out
 from vidrestore.train.gan import PatchCritic, critic_optimiser, hinge_fooling, teach_critic
 from vidrestore.train.losses import (
     absolute_error,
@@ -76,7 +78,10 @@ class DataOptions:
     """Where faces come from and how samples are made."""
 
     faces: str = "data/faces"
-    """Folder of square pictures of aligned faces (FFHQ's template)."""
+    """Folder of square pictures of aligned faces (FFHQ's template), of photographs, or of videos."""
+    aligned: bool | Literal["auto"] = "auto"
+    """Whether ``faces`` holds aligned faces already; otherwise they are found and aligned, into a folder beside the
+    cache (:func:`vidrestore.train.align.training_faces`)."""
     cache: str = "data/faces_320.npy"
     """File of the resized faces; made when missing or out of date."""
     cache_size: int = 320
@@ -231,7 +236,9 @@ class _CompactTraining:
 
     def __init__(self, config: TrainConfig) -> None:
         self.config = config
-        paths, held_out = split_held_out(list_images(config.data.faces), config.data.held_out)
+        paths, held_out = split_held_out(
+            training_faces(config.data.faces, config.data.aligned, config.data.cache), config.data.held_out
+        )
         self.cache = FaceCache(paths, config.data.cache_size, config.data.cache)
         self.held_out = HeldOut.make(held_out[: config.run.validation_faces], size=config.data.size)
         with torch.random.fork_rng(devices=[]):

@@ -18,6 +18,7 @@ import os
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
+from typing import Literal
 
 import numpy as np
 import torch
@@ -31,6 +32,7 @@ from vidrestore.evaluate.perceptual import ShiftTolerantLpips
 from vidrestore.morphable.prior import ShapePrior
 from vidrestore.restoration.compact import load_compact
 from vidrestore.restoration.mobile import PRIOR_SIZE, MobileDims, MobileNet, load_mobile, save_mobile
+from vidrestore.train.align import training_faces
 from vidrestore.train.data import HeldOut, list_images, split_held_out
 from vidrestore.train.gan import PatchCritic, critic_optimiser, hinge_fooling, teach_critic
 from vidrestore.train.generator import load_generator, mean_style, styles_of
@@ -76,7 +78,10 @@ class DataOptions:
     """Where faces come from."""
 
     faces: str = "data/faces"
-    """Folder of square pictures of aligned faces."""
+    """Folder of square pictures of aligned faces, of photographs, or of videos."""
+    aligned: bool | Literal["auto"] = "auto"
+    """Whether ``faces`` holds aligned faces already; otherwise they are found and aligned, into a folder beside the
+    cache (:func:`vidrestore.train.align.training_faces`)."""
     cache: str = "data/faces_320.npy"
     """File of the resized faces; made when missing or out of date."""
     cache_size: int = 320
@@ -178,6 +183,10 @@ class MobileConfig:
             raise ConfigError(f"start must be compact, mobile, nothing or a weight file, got {self.start!r}")
         if any(p.only_style for p in self.phase) and not self.data.generated:
             raise ConfigError("a phase that learns only the style needs generated faces")
+        if self.data.generated and self.data.aligned is False:
+            raise ConfigError(
+                "data.generated wants the faces as `train faces` made them, and data.aligned false aligns"
+            )
         for p in self.phase:
             if p.views not in (1, 2) or (p.steady > 0.0 and p.views != 2):
                 raise ConfigError(f"views must be 1 or 2, and 2 where steady is above 0, got {p}")
@@ -240,7 +249,7 @@ class _MobileTraining:
     def __init__(self, config: MobileConfig, prior: ShapePrior) -> None:
         self.config, self.prior = config, prior
         data, device = config.data, config.run.device
-        paths = list_images(data.faces)
+        paths = list_images(data.faces) if data.generated else training_faces(data.faces, data.aligned, data.cache)
         training, held_out = split_held_out(paths, data.held_out)
         self.held_out = HeldOut.make(held_out[: config.run.validation_faces], size=data.size)
         everything = PointCache.of(paths, data.points)
