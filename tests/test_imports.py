@@ -25,6 +25,7 @@ ALLOWED: dict[str, set[str]] = {
     "morphable": {"types", "errors", "geometry", "device", "kernels", "lanes", "morphable"},
     "picture": {"geometry", "kernels", "types"},
     "ahead": {"types"},
+    "loading": set(),
     "download": {"errors"},
     "presets": set(),
     "evaluate": COMMON | {"evaluate"},

@@ -59,6 +59,7 @@ from vidrestore.errors import (
     WeightsError,
     printable,
 )
+from vidrestore.loading import without_collecting
 
 __all__ = ["ExitStatus", "main"]
 
@@ -142,7 +143,8 @@ def restore_command(
         return restore_pictures_and_tell(
             source, output, config, is_aligned=aligned, overwrite=overwrite, quiet=quiet, as_json=as_json
         )
-    from vidrestore.pipeline import restore  # heavy: after the flags are known to be right
+    with without_collecting(keeps=True):
+        from vidrestore.pipeline import restore  # heavy: after the flags are known to be right
 
     with signals_noted() as check, progress_bar(source, show=not quiet and not as_json) as tell:
         result = restore(
@@ -169,7 +171,8 @@ def probe_command(
     """Tell what is in a video, which faces are found, and what `restore` would do and take."""
     overrides = {"restore": {"device": device}} if device is not None else None
     config = load_config(preset=preset, file=config_file, overrides=overrides)
-    from vidrestore.inspection import probe
+    with without_collecting(keeps=True):
+        from vidrestore.inspection import probe
 
     report = probe(source, config)
     if as_json:

@@ -16,7 +16,7 @@ from torch import Tensor
 
 from vidrestore.errors import DeviceError
 
-__all__ = ["SIZES", "BatchSizes", "Graph", "Graphs", "capture_graph", "padded_size"]
+__all__ = ["SIZES", "BatchSizes", "Graph", "Graphs", "capture_graph", "pad", "padded_size"]
 
 logger = logging.getLogger(__name__)
 
@@ -99,7 +99,7 @@ class Graphs:
             return self._network(images)
         key = (size, images.shape[-1])
         if key not in self._graphs:
-            self._graphs[key] = self._capture(self._network, _pad(images, size))
+            self._graphs[key] = self._capture(self._network, pad(images, size))
         graph = self._graphs[key]
         graph.images[:count].copy_(images)
         if count < size:
@@ -115,7 +115,7 @@ class Graphs:
         return len(self._graphs)
 
 
-def _pad(images: Tensor, size: int) -> Tensor:
+def pad(images: Tensor, size: int) -> Tensor:
     """The last crop repeated until there are ``size``."""
     missing = size - len(images)
     return torch.cat([images, images[-1:].expand(missing, *images.shape[1:])]) if missing else images.clone()

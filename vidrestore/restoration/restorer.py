@@ -15,13 +15,14 @@ from torch import Tensor
 
 from vidrestore.config import RestoreOptions
 from vidrestore.device import choose_device, choose_precision
-from vidrestore.errors import VidrestoreError
+from vidrestore.errors import ConfigError, VidrestoreError
 from vidrestore.geometry import compose, invert
 from vidrestore.kernels.sample import sample_crops
 from vidrestore.restoration.align import FFHQ_TEMPLATE_512, crop_from_display
 from vidrestore.restoration.batcher import BatchSizes
 from vidrestore.restoration.codeformer import RESTORATION, CodeFormer
 from vidrestore.restoration.compact import COMPACT_SIZE, load_compact
+from vidrestore.restoration.compiled import CompiledNetwork
 from vidrestore.restoration.hysteresis import CodeHysteresis, HysteresisOptions, TrackPlace
 from vidrestore.restoration.mobile import shipped_mobile
 from vidrestore.restoration.mobile_restorer import MobileRestorer
@@ -73,23 +74,32 @@ class Restorer(Protocol):
 class CompactRestorer:
     """Our own ``compact`` network as a :class:`Restorer`.
 
+    Args:
+        device: where it goes.
+        precision: its arithmetic.
+        compiles: whether torch compiles it, batch size by batch size.
+
     Attributes:
         is_pure: the same crops give the same result whatever came before: it may be padded and captured.
+
+    Raises:
+        DeviceError: it is to be compiled, and no compiler is there.
     """
 
     is_pure = True
 
-    def __init__(self, device: torch.device, precision: torch.dtype) -> None:
+    def __init__(self, device: torch.device, precision: torch.dtype, *, compiles: bool = False) -> None:
         self.size = COMPACT_SIZE
         self.device = device
         self._precision = precision
-        self._network = load_compact(None, device)
+        network = load_compact(None, device)
+        self._network: Callable[[Tensor], Tensor] = CompiledNetwork(network, device) if compiles else network
 
     def restore(self, images: Tensor, context: CropContext | None = None) -> Tensor:
         """See :class:`Restorer`."""
         autocast = self._precision != torch.float32
         with torch.autocast(self.device.type, dtype=self._precision if autocast else torch.bfloat16, enabled=autocast):
-            restored: Tensor = self._network(images.contiguous(memory_format=torch.channels_last))
+            restored = self._network(images.contiguous(memory_format=torch.channels_last))
         return restored.float()
 
 
@@ -158,12 +168,16 @@ def load_restorer(options: RestoreOptions, weights_folder: Path | None = None) -
         weights_folder: where converted weights are kept; None is the user's data folder.
 
     Raises:
-        DeviceError: the device is not there.
+        ConfigError: ``compile`` is on and the network is not made for it.
+        DeviceError: the device is not there, or no compiler where one is wanted.
         WeightsError: the weight file is missing or damaged.
     """
     device = choose_device(options.device)
     precision = choose_precision(options.precision, device)
-    if choose_network(options, device) == "mobile":
+    name = choose_network(options, device)
+    if options.compile == "on" and name != "compact":
+        raise ConfigError(f"restore.compile = 'on' is for the network compact, not for {name}")
+    if name == "mobile":
         return MobileRestorer(device, precision, options.w)
     if options.network == "codeformer":
         with torch.device("meta"):
@@ -176,7 +190,7 @@ def load_restorer(options: RestoreOptions, weights_folder: Path | None = None) -
     if options.network == "sgpn":
         prior = PriorOptions(every=options.prior_every, tolerance_px=options.prior_tolerance_px)
         return load_sgpn(WeightStore(weights_folder), device, precision, prior)
-    return CompactRestorer(device, precision)
+    return CompactRestorer(device, precision, compiles=options.compile == "on")
 
 
 def weights_used(options: RestoreOptions, weights_folder: Path | None = None) -> dict[str, str]:
