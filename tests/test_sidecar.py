@@ -22,7 +22,10 @@ from torch import Tensor
 
 from vidrestore.cli import ExitStatus, main
 from vidrestore.config import RestoreConfig, load_config
+from vidrestore.decode.reader import VideoReader
 from vidrestore.errors import ConfigError, EncodeError
+from vidrestore.morphable.files import load_vr468
+from vidrestore.morphable.render import render
 from vidrestore.picture import frame_from_rgb, info_of_frames
 from vidrestore.pipeline import RestoredVideo, restore
 from vidrestore.sidecar import Replay, Sidecar, SidecarWriter, _decimals, sidecar_path
@@ -390,3 +393,64 @@ def test_the_command_refuses_what_does_not_fit(
     assert main(["restore", str(tmp_path), "-o", output, "--sidecar"]) == ExitStatus.USAGE
     assert "for videos" in capsys.readouterr().err
     assert list(tmp_path.iterdir()) == []
+
+
+@pytest.fixture(scope="module")
+def unseen_clip(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Eight frames of a head drawn with the 3D model, that moves to the right; the detector refuses it at ``BLIND``."""
+    path = tmp_path_factory.mktemp("unseen") / "unseen.mkv"
+    model = load_vr468()
+    shape, colours = model.mean_shape.numpy() * [1, -1, 1], model.mean_texture.numpy()
+    with av.open(str(path), "w") as out:
+        stream = out.add_stream("ffv1", rate=25)
+        stream.width, stream.height, stream.pix_fmt = 160, 120, "yuv444p"
+        for index in range(8):
+            places = shape * 36.0 + [70 + index, 64, 0]
+            drawn, mask = render(
+                torch.tensor(places[None, :, :2], dtype=torch.float32),
+                torch.tensor(1000.0 - places[None, :, 2], dtype=torch.float32),
+                model.triangles,
+                torch.tensor(colours[None], dtype=torch.float32),
+                160,
+            )
+            picture = np.full((160, 160, 3), 90.0)
+            inside = mask[0].numpy() > 0
+            picture[inside] = 0.5 * drawn[0].permute(1, 2, 0).numpy()[inside]
+            shown = av.VideoFrame.from_ndarray(np.clip(picture[:120], 0, 255).astype(np.uint8), format="rgb24")
+            shown.pts = index
+            out.mux(stream.encode(shown.reformat(format="yuv444p")))
+        out.mux(stream.encode(None))
+    return path
+
+
+BLIND = ["--set", "detect.score_threshold=0.99", "--quiet"]
+BOX_BY_HAND = [46.0, 28.0, 94.0, 93.0]
+
+
+def test_a_drawn_box_is_restored_where_the_detector_finds_nothing(unseen_clip: Path, tmp_path: Path) -> None:
+    path = tmp_path / "tracks.json"
+    assert main(["tracks", str(unseen_clip), "-o", str(path), *BLIND]) == ExitStatus.WHOLE
+    assert all(not found.tracks for found in Sidecar(path).frames())
+    face = {"id": 3, "boxes": {"0": BOX_BY_HAND, "7": [x + 7 * (i % 2 == 0) for i, x in enumerate(BOX_BY_HAND)]}}
+    edit(path, lambda whole: whole["manual"].append(face))
+    with VideoReader(unseen_clip) as reader:
+        before = [frame.planes for frame in reader.decode()]
+    after = planes(unseen_clip, path)
+    for index, (old, new) in enumerate(zip(before, after, strict=True)):
+        changed = np.abs(old[0].astype(int) - new[0]) > 0
+        x0, y0, x1, y1 = (round(v) for v in BOX_BY_HAND)
+        assert changed[y0 + 20 : y1 - 15, x0 + index + 12 : x1 + index - 12].mean() > 0.3
+        assert not changed[:, :20].any()
+        assert not changed[:, 140:].any()
+
+
+def test_a_drawn_box_is_followed(unseen_clip: Path, tmp_path: Path) -> None:
+    first, second = tmp_path / "tracks.json", tmp_path / "followed.json"
+    assert main(["tracks", str(unseen_clip), "-o", str(first), *BLIND]) == ExitStatus.WHOLE
+    edit(first, lambda whole: whole["manual"].append({"id": 3, "boxes": {"0": BOX_BY_HAND}}))
+    command = ["tracks", str(unseen_clip), "-o", str(second), "--drawn", str(first), *BLIND]
+    assert main(command) == ExitStatus.WHOLE
+    found = [{track.id: track for track in line.tracks} for line in Sidecar(second).frames()]
+    assert [set(tracks) for tracks in found] == [{0}] * 8
+    way = found[7][0].box[0] - found[0][0].box[0]
+    assert 4.0 < way < 10.0

@@ -24,7 +24,7 @@ from vidrestore.geometry import compose
 from vidrestore.kernels.sample import sample_crops
 from vidrestore.pipeline import load_finder, track_frames
 from vidrestore.restoration.align import crop_from_display
-from vidrestore.sidecar import SidecarWriter, check_sidecar_target
+from vidrestore.sidecar import Sidecar, SidecarWriter, check_sidecar_target
 from vidrestore.types import Detections, Frame, StreamInfo, Track, TrackedFrame
 
 __all__ = ["Overview", "PersonReport", "look_over"]
@@ -136,6 +136,7 @@ def look_over(
     output: str | os.PathLike[str] | None = None,
     pictures: str | os.PathLike[str] | None = None,
     checks_boxes: bool = False,
+    drawn: Sidecar | None = None,
     overwrite: bool = False,
     progress: Callable[[int, int | None], None] | None = None,
     check: Callable[[], None] | None = None,
@@ -151,6 +152,8 @@ def look_over(
         pictures: a folder for ``tracks.png`` (pose, confidence and strength over time) and ``person_ID.png`` (faces);
             made if missing; None draws none.
         checks_boxes: run the detector on every frame beside the tracker, and compare.
+        drawn: a sidecar of this video; the boxes in its ``manual`` count as faces where the detector finds none, and
+            are followed from there.
         overwrite: replace files that exist.
         progress: called with (frames done, frames expected) after each frame.
         check: called before each frame; what it raises ends the run, and nothing half-written stays.
@@ -160,6 +163,7 @@ def look_over(
     Raises:
         DecodeError: the input is missing or is no video that can be read.
         EncodeError: a file exists, or cannot be written.
+        ConfigError: ``drawn`` is of another video.
     """
     config = config or RestoreConfig()
     if output is not None:
@@ -172,12 +176,15 @@ def look_over(
     with ExitStack() as stack:
         reader = stack.enter_context(VideoReader(source, config.decode))
         info = reader.info
+        if drawn is not None:
+            drawn.check_source(source, info)
         notes = None
         if output is not None:
             notes = stack.enter_context(SidecarWriter(output, source, info, config, overwrite=overwrite))
         every = Detector(config.detect, info, counting._finder) if checks_boxes else None
         shot = 0
-        for item in track_frames(_checked(reader.decode(), check), info, config, finder=counting):
+        given = None if drawn is None else drawn.given
+        for item in track_frames(_checked(reader.decode(), check), info, config, finder=counting, given=given):
             _note(item, info, people)
             if item.frame.shot != shot:
                 shot = item.frame.shot

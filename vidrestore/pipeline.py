@@ -38,6 +38,7 @@ from vidrestore.restoration.weights import WeightStore
 from vidrestore.sidecar import Replay, Sidecar, SidecarWriter, check_sidecar_target, sidecar_path
 from vidrestore.tasks import Task
 from vidrestore.threads import RunThreads
+from vidrestore.track.given import GivenBoxes
 from vidrestore.track.rules import FaceRules
 from vidrestore.track.tracker import make_tracker
 from vidrestore.types import Frame, PixelFormat, StageTime, StreamInfo, Track, TrackedFrame
@@ -155,6 +156,7 @@ def track_frames(
     config: RestoreConfig | None = None,
     *,
     finder: FaceFinder | None = None,
+    given: GivenBoxes | None = None,
 ) -> Generator[TrackedFrame, None, None]:
     """Finds and follows faces without restoring them, in the caller's thread.
 
@@ -163,12 +165,13 @@ def track_frames(
         info: of the stream.
         config: defaults where None; its decode, detect and track parts and the device are used.
         finder: a face finder to use in place of the configured one.
+        given: boxes by frame index that count as faces where the finder finds none.
 
     Yields:
         Every frame with the faces in it, in order, later by the tracker's look-ahead.
     """
     config = config or RestoreConfig()
-    yield from _tracked(frames, info, config, finder or load_finder(config))
+    yield from _tracked(frames, info, config, finder or load_finder(config), given)
 
 
 def restore_frames(
@@ -441,11 +444,15 @@ def _closing(frames: Iterator[Frame]) -> Generator[Frame, None, None]:
 
 
 def _tracked(
-    frames: Iterable[Frame], info: StreamInfo, config: RestoreConfig, finder: FaceFinder
+    frames: Iterable[Frame],
+    info: StreamInfo,
+    config: RestoreConfig,
+    finder: FaceFinder,
+    given: GivenBoxes | None = None,
 ) -> Generator[TrackedFrame, None, None]:
     detector = Detector(config.detect, info, finder)
     device = choose_device(config.restore.device)
-    tracker = make_tracker(config.track, info, every=config.detect.every, device=device)
+    tracker = make_tracker(config.track, info, every=config.detect.every, device=device, given=given)
     rules = FaceRules(config.track, info)
     for frame in frames:
         yield from map(rules.apply, tracker.update(frame, detector.detect))

@@ -5,7 +5,8 @@
     format, version, source, settings, weights      what was restored, with what
     frames      one line each: index, pts, shot and tracks: id, box, landmarks, anchors, score, strength, pose, face
     people      one entry per id: first and last frame, and what may be changed: ``restore``, ``strength``, ``note``
-    manual      faces drawn by hand, for the frames between the boxes that are given
+    manual      faces drawn by hand, for the frames between the boxes that are given; `vidrestore tracks --drawn`
+                follows them as any other face
     losses, num_frames, measures
 
 A replay takes tracks from it in place of detector and tracker, exactly as they are written. ``face`` holds the 3D face
@@ -447,6 +448,15 @@ class Sidecar:
     def manual(self) -> list[ManualRecord]:
         """Faces drawn by hand."""
         return self._tail.manual
+
+    @property
+    def given(self) -> dict[int, list[Box]]:
+        """{frame index: boxes in display pixels} of the faces drawn by hand, for the tracker to follow."""
+        boxes: dict[int, list[Box]] = {}
+        for face in self._tail.manual:
+            for index, box in face.boxes.items():
+                boxes.setdefault(index, []).append(box)
+        return boxes
 
     @property
     def num_frames(self) -> int | None:

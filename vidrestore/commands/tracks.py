@@ -41,6 +41,12 @@ def tracks_command(
     checks_boxes: Annotated[
         bool, typer.Option("--check", help="Run the detector on every frame too, and tell how many boxes agree.")
     ] = False,
+    drawn: Annotated[
+        Path | None,
+        typer.Option(
+            metavar="FILE.json", help="A sidecar of this video: the boxes under `manual` in it are faces to follow."
+        ),
+    ] = None,
     preset: PresetOption = None,
     config_file: ConfigOption = None,
     device: DeviceOption = None,
@@ -53,6 +59,12 @@ def tracks_command(
     config = config_of(preset, config_file, settings, device=device)
     from vidrestore.overview import look_over  # heavy: after the flags are known to be right
 
+    boxes = None
+    if drawn is not None:
+        from vidrestore.sidecar import Sidecar
+
+        boxes = Sidecar(drawn)
+
     def tell(done: int, expected: int | None) -> None:
         if errors.is_terminal and not quiet and not as_json:
             errors.print(f"{done} of {expected or '?'} frames", end="\r")
@@ -64,6 +76,7 @@ def tracks_command(
             output=output,
             pictures=pictures,
             checks_boxes=checks_boxes,
+            drawn=boxes,
             overwrite=overwrite,
             progress=tell,
             check=check,

@@ -19,7 +19,7 @@ import math
 from bisect import bisect_right
 from collections import deque
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from itertools import pairwise
 from typing import Any
 
@@ -226,7 +226,7 @@ class _Person:
 
     @property
     def least_likeness(self) -> float:
-        """Below it a reading is doubted: on pictures so damaged that no reading looks like its mesh, below the usual."""
+        """Below it a reading is doubted: below the usual on pictures so damaged that no reading looks like its mesh."""
         if self.num_confirmed < 3:
             return LIKENESS
         return min(LIKENESS, max(POOR_LIKENESS, self.usual - USUAL_DROP))
@@ -1033,7 +1033,7 @@ def _unwrapped(look: Look, near: Look) -> Look:
         return look
     pose = look.pose.copy()
     pose[2] += 2.0 * math.pi * turns
-    return Look(pose, look.identity, look.expression, look.texture, look.lighting, look.likeness, look.off_centre)
+    return replace(look, pose=pose)
 
 
 def _with_hair(box: NDArray[np.float64]) -> NDArray[np.float64]:
