@@ -109,6 +109,16 @@ def test_shape_losses_and_a_critic_are_in_the_log_and_resume(config: TrainConfig
     assert all(torch.equal(a, b) for a, b in pairs)
 
 
+def test_windows_for_identity_lie_near_the_middle(config: TrainConfig, tmp_path: Path) -> None:
+    phase = Phase(batch=2, shift=32, apart=2, steady=0.3)
+    near = replace(config, data=replace(config.data, size=64), phase=(phase,))
+    train(replace(near, run=replace(config.run, max_steps=1)), tmp_path / "run")
+    with pytest.raises(ConfigError, match="shift at most size / 8"):
+        replace(near, phase=(replace(phase, identity=0.1),))
+    with pytest.raises(ConfigError, match="at most half of shift"):
+        replace(near, phase=(replace(phase, apart=17),))
+
+
 def test_shape_losses_want_the_whole_face(config: TrainConfig) -> None:
     with pytest.raises(ConfigError, match="landmark and mesh want the whole face"):
         replace(config, phase=(Phase(mesh=0.1, crop=32),))

@@ -125,6 +125,8 @@ class Phase:
     """The network sees two windows of each face, up to so many pixels apart, cut out of the two views or of the one
     there is; the windows are smaller than the crop by this. What belongs to the network's blocks and not to the face,
     such as a grid, differs between them."""
+    apart: int | None = None
+    """The two windows lie up to so many pixels beside the middle, each way; None is anywhere."""
     l1: float = 1.0
     laplacian: float = 0.5
     softness: float = 0.05
@@ -141,14 +143,14 @@ class Phase:
     """So many pictures of a batch are looked at by ST-LPIPS, which costs several times the network; None is all."""
     identity: float = 0.0
     """Weight of the distance of dlib's embedding of the restored face from the clean one's, by damage as ST-LPIPS. The
-    network must see whole crops: without ``crop`` and ``shift``."""
+    network must see nearly all of the crop: no ``crop``, and ``shift`` at most an eighth of its side."""
     crop: int | None = None
     """Side of the random window of the face that is trained on, in pixels; None is the whole."""
     steady: float = 0.0
     """Weight of the difference between the restorations of two views or windows of one face."""
     landmark: float = 0.0
     """Weight of the distance of the 68 landmarks that the 3D model's regressor reads off the restored face from those
-    off the clean one, by damage as ST-LPIPS; wants whole crops as ``identity``."""
+    off the clean one, by damage as ST-LPIPS; wants whole crops: no ``crop``, no ``shift``."""
     mesh: float = 0.0
     """The same of its whole mesh, colours included."""
     adversarial: float = 0.0
@@ -179,9 +181,13 @@ class TrainConfig:
             side = (phase.crop or self.data.size) - phase.shift
             if phase.perceptual > 0.0 and phase.window > side:
                 raise ConfigError(f"window must be at most the crop, got {phase}")
-            wants_face = max(phase.identity, phase.landmark, phase.mesh) > 0.0
-            if wants_face and (phase.crop is not None or phase.shift > 0):
-                raise ConfigError(f"identity, landmark and mesh want the whole face: no crop, no shift, got {phase}")
+            knows_points = max(phase.landmark, phase.mesh) > 0.0
+            if knows_points and (phase.crop is not None or phase.shift > 0):
+                raise ConfigError(f"landmark and mesh want the whole face: no crop, no shift, got {phase}")
+            if phase.identity > 0.0 and (phase.crop is not None or 8 * phase.shift > self.data.size):
+                raise ConfigError(f"identity wants the whole face: no crop, shift at most size / 8, got {phase}")
+            if phase.apart is not None and not 0 < 2 * phase.apart <= phase.shift:
+                raise ConfigError(f"apart must be above 0 and at most half of shift, got {phase}")
             if phase.views not in (1, 2) or (phase.steady > 0.0 and phase.views != 2 and phase.shift == 0):
                 raise ConfigError(f"views must be 1 or 2, and 2 where steady is above 0 without shift, got {phase}")
             if phase.shift < 0 or side % self.network.multiple:
@@ -316,7 +322,9 @@ class _CompactTraining:
         offsets = ((0, 0), (0, 0))
         reference = clean.repeat_interleave(phase.views, 0)
         if phase.shift > 0:
-            draw = rng_at(clock.options.seed, 5, clock.step).integers(0, phase.shift + 1, 4)
+            middle, most = phase.shift // 2, phase.apart
+            least, end = (0, phase.shift) if most is None else (middle - most, middle + most)
+            draw = rng_at(clock.options.seed, 5, clock.step).integers(least, end + 1, 4)
             offsets = ((int(draw[0]), int(draw[1])), (int(draw[2]), int(draw[3])))
             degraded = _two_windows(degraded, offsets, phase.views, phase.shift)
             reference = _two_windows(clean, offsets, 1, phase.shift)
