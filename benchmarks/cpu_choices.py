@@ -30,6 +30,7 @@ from common import cut, machine, write_report
 from torch import Tensor
 
 from vidrestore.restoration.compact import COMPACT_SIZE, load_compact
+from vidrestore.restoration.compiled import CompiledNetwork
 
 EXAMPLE = Path(__file__).parent.parent / "examples" / "clip.mp4"
 CPU = torch.device("cpu")
@@ -37,7 +38,7 @@ CPU = torch.device("cpu")
 
 def network_variants(compiles: bool) -> dict[str, Callable[[Tensor], object]]:
     """Name -> a pass over (B, 3, S, S)."""
-    plain = load_compact(None, CPU)
+    plain = load_compact(None, CPU).to(memory_format=torch.contiguous_format)  # type: ignore[call-overload]
     last = load_compact(None, CPU).to(memory_format=torch.channels_last)  # type: ignore[call-overload]
 
     def in_bf16(images: Tensor) -> Tensor:
@@ -51,10 +52,8 @@ def network_variants(compiles: bool) -> dict[str, Callable[[Tensor], object]]:
         "bfloat16, channels-last": in_bf16,
     }
     if compiles:
-        compiled = torch.compile(last)
-        variants["float32, channels-last, torch.compile"] = lambda images: compiled(
-            images.contiguous(memory_format=torch.channels_last)
-        )
+        # as restore.compile = "on" runs it
+        variants["float32, channels-last, torch.compile"] = CompiledNetwork(load_compact(None, CPU), CPU)
     variants |= _openvino_variants(plain)
     return variants
 

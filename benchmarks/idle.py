@@ -1,7 +1,8 @@
-"""Every figure that wants an otherwise idle machine, in one command: ``python benchmarks/idle.py [--minutes 18]``.
+"""Every figure that wants an otherwise idle machine, in one command: ``python benchmarks/idle.py [--minutes 12]``.
 
 Runs the CPU benchmarks of the engine one after another, the ones that goals hang on first, each within the time that is
-left; what does not fit is named. Their reports are in ``benchmarks/results/``; a table of all of them against the goals
+left; what does not fit is named. ``--only NAME`` (several times) runs some of them, ``--long`` those that take long in
+place of these: memory over 20 000 frames (eight minutes). Their reports are in ``benchmarks/results/``; a table of all of them against the goals
 goes to ``benchmarks/results/idle.md`` and to standard output, ready for ``docs/performance.md``. ``--table`` only makes
 the table anew from the reports that are there, ``--quick`` only sees whether every script runs, and writes nothing.
 """
@@ -26,13 +27,14 @@ RESULTS = HERE / "results"
 
 RUNS: list[tuple[str, list[str], float]] = [
     ("startup", [], 200.0),
+    ("kernels", ["--rounds", "5"], 120.0),
+    ("determinism", [], 60.0),
     ("pipeline", ["--rounds", "3"], 240.0),
-    ("end_to_end", ["--rounds", "2"], 420.0),
-    ("memory", [], 480.0),
+    ("end_to_end", ["--rounds", "1"], 240.0),
+    ("cpu_choices", ["--rounds", "5", "--clip-rounds", "1", "--frames", "30"], 240.0),
     ("memory", ["--lines", "1080", "--frames", "150", "--network", "auto"], 90.0),
-    ("kernels", ["--rounds", "5"], 180.0),
-    ("cpu_choices", ["--rounds", "5", "--clip-rounds", "2", "--frames", "40"], 240.0),
 ]
+LONG_RUNS: list[tuple[str, list[str], float]] = [("memory", [], 600.0)]
 """Script, its arguments, and the seconds after which it is given up."""
 
 Report: TypeAlias = dict[str, Any]
@@ -40,10 +42,10 @@ Row: TypeAlias = tuple[str, str, str, str]
 """Goal, what, measured, wanted."""
 
 
-def run_all(minutes: float, *, quick: bool) -> None:
+def run_all(runs: list[tuple[str, list[str], float]], minutes: float, *, quick: bool) -> None:
     """Each in turn while there is time."""
     end = time.monotonic() + 60 * minutes
-    for name, arguments, limit_s in RUNS:
+    for name, arguments, limit_s in runs:
         left_s = end - time.monotonic()
         label = " ".join([name, *arguments])
         if left_s < 20:
@@ -76,6 +78,7 @@ def startup_rows() -> list[Row]:
     rows = []
     for side, what, wanted in [
         ("first_frame", "start of the process to the first restored frame", "<= 4 s"),
+        ("first_frame_core", "the same as if scipy were not installed", "<= 4 s"),
         ("first_frame_uncompiled", "the same with nothing compiled", ""),
         ("version", "`vidrestore --version`", ""),
         ("probe", "`vidrestore probe`", ""),
@@ -143,6 +146,22 @@ def kernels_rows() -> list[Row]:
     return rows
 
 
+def determinism_rows() -> list[Row]:
+    """R14."""
+    rows = []
+    for result in report("determinism")["results"]:
+        if result["part"] == "files":
+            rows.append(("R14", f"twice the same file, {result['frames']} frames", f"{result['are_equal']}", "True"))
+            continue
+        psnr = "equal" if result["psnr_db"] is None else f"{result['psnr_db']} dB"
+        if result["part"] == "batches":
+            changed = result["psnr_of_changed_samples_db"]
+            psnr += f" ({'equal' if changed is None else f'{changed} dB'} over what was restored)"
+        what = f"{result['part']}: batches of {result['batch']} against 1"
+        rows.append(("R14", what, psnr, ">= 60 dB"))
+    return rows
+
+
 def cpu_choices_rows() -> list[Row]:
     """The defaults."""
     rows = []
@@ -162,6 +181,7 @@ TABLES: dict[str, Callable[[], list[Row]]] = {
     "end_to_end": end_to_end_rows,
     "memory": memory_rows,
     "kernels": kernels_rows,
+    "determinism": determinism_rows,
     "cpu_choices": cpu_choices_rows,
 }
 
@@ -186,12 +206,16 @@ def table() -> str:
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--minutes", type=float, default=18.0)
+    parser.add_argument("--minutes", type=float, default=12.0)
+    parser.add_argument("--only", action="append", choices=sorted({name for name, _, _ in RUNS}), help="these scripts")
+    parser.add_argument("--long", action="store_true", help="what takes long, in place of the rest")
     parser.add_argument("--quick", action="store_true", help="smallest numbers, no report")
     parser.add_argument("--table", action="store_true", help="run nothing")
     arguments = parser.parse_args()
     if not arguments.table:
-        run_all(arguments.minutes, quick=arguments.quick)
+        runs = LONG_RUNS if arguments.long else RUNS
+        runs = [run for run in runs if arguments.only is None or run[0] in arguments.only]
+        run_all(runs, arguments.minutes, quick=arguments.quick)
     if arguments.quick:
         return
     text = table()

@@ -4,7 +4,8 @@ Every sample is a process of its own, timed from before it is started:
 
 - ``version``, ``probe``: ``vidrestore --version`` and ``vidrestore probe CLIP``, whole.
 - ``first_frame``: ``vidrestore restore`` on the committed example until the first frame with a restored face is
-  written (goal P13: 4 s), with when the command line was loaded, when the rest was, and when files and weights were open.
+  written (goal P13: 4 s), with when the command line was loaded, when the rest was, and when files and weights were
+  open.
 - ``first_frame_core``: the same as if scipy were not installed: vidrestore does not ask for it, numba loads it where it
   is there.
 - ``first_frame_uncompiled``: the same with an empty folder for numba's cache, as after an installation.
