@@ -97,8 +97,11 @@ def _hold_rows(
     moved = np.empty((3, 3, size), np.float32)  # channel, row modulo 3
     lost_x, lost_y = np.empty((3, size), np.float32), np.empty((3, size), np.float32)
     weight, light = np.empty((3, size), np.float32), np.empty((3, 3, size), np.float32)
+    nothing = np.float32(0.0)
     half, most = np.float32(size) * np.float32(0.5), np.float32(size - 1)
     right = 1 if coarse > 1 else 0
+    flat = earlier.reshape(3, size * size)
+    length, one, zero = np.uint64(size), np.uint64(1), np.uint64(0)
     for y in range(max(first - 1, 0), min(last, size - 1) + 1):
         slot = y % 3
         top, share = cells[y], shares[y]
@@ -115,14 +118,16 @@ def _hold_rows(
             fx, fy = dx - np.floor(dx), dy - np.floor(dy)
             lost_x[slot, x] = sharpness * fx * (np.float32(1.0) - fx)
             lost_y[slot, x] = sharpness * fy * (np.float32(1.0) - fy)
-            at_x = min(max(np.float32(x) + dx, np.float32(0.0)), most)
-            at_y = min(max(np.float32(y) + dy, np.float32(0.0)), most)
-            x0, y0 = int(at_x), int(at_y)
-            x1, y1 = min(x0 + 1, size - 1), min(y0 + 1, size - 1)
+            at_x, at_y = min(np.float32(x) + dx, most), min(np.float32(y) + dy, most)
+            at_x, at_y = at_x if at_x > nothing else nothing, at_y if at_y > nothing else nothing  # NaN is 0 too
+            x0, y0 = np.uint32(at_x), np.uint32(at_y)  # numba counts signed indices from the end, at a cost
             wx, wy = at_x - np.float32(x0), at_y - np.float32(y0)
+            at = y0 * length + x0
+            beside = at + (one if at_x < most else zero)
+            under = length if at_y < most else zero
             for c in range(3):
-                upper = earlier[c, y0, x0] + wx * (earlier[c, y0, x1] - earlier[c, y0, x0])
-                lower = earlier[c, y1, x0] + wx * (earlier[c, y1, x1] - earlier[c, y1, x0])
+                upper = flat[c, at] + wx * (flat[c, beside] - flat[c, at])
+                lower = flat[c, at + under] + wx * (flat[c, beside + under] - flat[c, at + under])
                 moved[c, slot, x] = upper + wy * (lower - upper)
         # the row above the newest is complete: it has its neighbours
         if y - 1 >= first:
@@ -144,18 +149,20 @@ def _blend_row(
     light: NDArray[np.float32],
 ) -> None:
     slot, above, below = y % 3, (y + 2) % 3, (y + 1) % 3
-    inner = 0 < y < size - 1 and size >= 3
-    two = np.float32(2.0)
+    share, across, along = weight[slot], lost_x[slot], lost_y[slot]
+    two, nothing = np.float32(2.0), np.float32(0.0)
     for c in range(3):
-        for x in range(size):
-            value = now[c, y, x]
-            share = weight[slot, x]
-            if share > np.float32(0.0):
-                carried = moved[c, slot, x]
-                middle = carried
-                if 0 < x < size - 1:
-                    carried -= lost_x[slot, x] * (moved[c, slot, x - 1] + moved[c, slot, x + 1] - two * middle)
-                if inner:
-                    carried -= lost_y[slot, x] * (moved[c, above, x] + moved[c, below, x] - two * middle)
-                value += share * (carried + light[c, slot, x] - value)
-            out[c, y, x] = value
+        middle, shine, value, target = moved[c, slot], light[c, slot], now[c, y], out[c, y]
+        # at the crop's edge nothing was lost along the axis that ends there; a crop of two pixels is all edge
+        upper, lower = (moved[c, above], moved[c, below]) if 0 < y < size - 1 else (middle, middle)
+        for x in range(1, size - 1):
+            carried = middle[x] - across[x] * (middle[x - 1] + middle[x + 1] - two * middle[x])
+            carried -= along[x] * (upper[x] + lower[x] - two * middle[x])
+            held = value[x] + share[x] * (carried + shine[x] - value[x])
+            target[x] = held if share[x] > nothing else value[x]
+        for x in (0, size - 1):
+            carried = middle[x]
+            if size >= 3:
+                carried -= along[x] * (upper[x] + lower[x] - two * middle[x])
+            held = value[x] + share[x] * (carried + shine[x] - value[x])
+            target[x] = held if share[x] > nothing else value[x]

@@ -43,6 +43,16 @@ def test_weight_zero_is_exactly_the_present_crop_whatever_was_before() -> None:
     assert torch.equal(hold(earlier, now, motion, torch.zeros_like(weights), light, None), now)
 
 
+def test_a_motion_that_is_no_number_reads_nothing_outside() -> None:
+    earlier, now, motion, weights, light = parts(64)
+    for bad in (torch.nan, torch.inf, -torch.inf, 1e30):
+        held = hold(earlier, now, torch.full_like(motion, bad), torch.ones_like(weights) * (weights > 0), light, None)
+        hole = weights == 0
+        inside = hole.repeat_interleave(4, 0).repeat_interleave(4, 1)
+        inside[:34] = inside[:, 30:] = False  # away from cells with a weight
+        assert torch.equal(held[:, inside], now[:, inside])
+
+
 def test_what_is_written_to_does_not_matter() -> None:
     given = parts(64)
     room = torch.full((3, 64, 64), torch.nan)
