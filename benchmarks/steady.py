@@ -1,4 +1,4 @@
-"""What holding detail and exposure along a track does to a network's result: flicker, sharpness, motion and lag.
+"""What holding picture and exposure along a track does to a network's result: flicker, sharpness, motion and lag.
 
     python benchmarks/steady.py --faces data/faces            # all clips
     python benchmarks/steady.py --faces data/faces --quick    # fewer and shorter ones
@@ -66,7 +66,7 @@ BLINKS = (18, 40)
 CANDIDATES: dict[str, SteadyOptions | None] = {
     "network": None,
     "exposure": SteadyOptions(weight=0.0),
-    "detail": SteadyOptions(exposure=0.0),
+    "picture": SteadyOptions(exposure=0.0),
     "all": SteadyOptions(),
 }
 MOUTH, EYES = (80, 165, 177, 220), (70, 102, 186, 138)
