@@ -91,9 +91,6 @@ class TrackOptions:
     let a face fade out before it is lost."""
     smoothing_frames: Annotated[float, Field(ge=0.0, le=30.0)] = 3.0
     """Standard deviation of the landmark smoother in frames; 0 takes the detector's points as they are."""
-    best_frames: Annotated[int, Field(ge=0, le=100)] = 0
-    """``mesh``: who a face is (identity and texture) is the mean of so many readings, the sharpest, likest and most
-    frontal ones of its track; 0: of all readings, weighted likewise, until it is held."""
     match_iou: Unit = 0.3
     """Least overlap of a detection with the predicted box of a track for them to be the same face."""
     max_missed: Annotated[int, Field(ge=0, le=300)] = 8
