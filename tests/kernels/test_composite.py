@@ -52,6 +52,27 @@ def test_agrees_with_its_twin(
         assert not wrong[~near_half].any()
 
 
+@pytest.mark.parametrize("scale", [0.2, 0.7, 1.0, 1.3, 2.4, 5.0])
+def test_a_face_of_any_size_agrees_within_a_level(scale: float) -> None:
+    """Each way of summing: a pixel wide, a little wider, as wide as it comes, for luma and for chroma."""
+    pixel_format = yuv("420")
+    planes = random_planes(pixel_format, 90, 120, seed=3)
+    size = 64
+    deltas, _ = noise(4, 1, size)
+    m = about((60.3, 44.6), (31.5, 31.5), scale, 0.09)[None]
+    ours = composite(planes, pixel_format, deltas, disc(size), m, [0.9])
+    exact = reference.composite(planes, pixel_format, deltas, disc(size), m, [0.9])
+    wrong = np.concatenate(
+        [
+            np.abs(plane.astype(int) - reference.to_codes(value, source, pixel_format, p)).ravel()
+            for p, (plane, source, value) in enumerate(zip(ours, planes, exact, strict=True))
+        ]
+    )
+    assert wrong.max() <= 1
+    assert (wrong > 0).mean() < 1e-3
+    assert any((plane != source).any() for plane, source in zip(ours, planes, strict=True))
+
+
 @settings(max_examples=25, deadline=None)
 @given(data=st.data(), pixel_format=pixel_formats())
 def test_no_difference_gives_the_very_same_planes(data: st.DataObject, pixel_format: PixelFormat) -> None:

@@ -4,6 +4,8 @@ import multiprocessing
 import threading
 import time
 import warnings
+from concurrent.futures import ThreadPoolExecutor
+from functools import partial
 from typing import Any
 
 import numba
@@ -34,6 +36,39 @@ def test_an_error_in_a_band_reaches_the_caller() -> None:
 
     with pytest.raises(RuntimeError, match="band"):
         launch.run_bands(kernel, 0, 200)
+
+
+@pytest.mark.parametrize("count", [0, 1, 2, 50])
+def test_every_task_runs_once(count: int) -> None:
+    done: list[int] = []
+    launch.run_tasks([partial(done.append, i) for i in range(count)])
+    assert sorted(done) == list(range(count))
+
+
+def test_an_error_of_a_task_is_not_taken_for_the_end_of_the_tasks(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(launch, "_cores", lambda: 2)
+
+    def fails() -> None:
+        raise IndexError("pop from an empty deque")
+
+    with pytest.raises(IndexError, match="empty deque"):
+        launch.run_tasks([fails] * 4)
+
+
+def test_a_busy_pool_is_not_waited_for(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(launch, "_cores", lambda: 2)
+    pool = ThreadPoolExecutor(2)
+    monkeypatch.setattr(launch, "_pool", pool)
+    free = threading.Event()
+    others = [pool.submit(free.wait) for _ in range(2)]
+    done: list[int] = []
+    try:
+        launch.run_tasks([partial(done.append, i) for i in range(8)])
+        assert done == list(range(8))  # by the caller alone
+        assert not any(other.done() for other in others)
+    finally:
+        free.set()
+        pool.shutdown()
 
 
 def test_a_cache_that_cannot_be_written_is_done_without(monkeypatch: pytest.MonkeyPatch) -> None:
