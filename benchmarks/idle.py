@@ -1,11 +1,11 @@
 """Every figure that wants an otherwise idle machine, in one command: ``python benchmarks/idle.py [--minutes 12]``.
 
-Runs the CPU benchmarks of the engine one after another, the ones that goals hang on first, each within the time that is
-left; what does not fit is named. Their reports are in ``benchmarks/results/``; a table of all of them against the goals
-goes to ``benchmarks/results/idle.md`` and to standard output, ready for ``docs/performance.md``. ``--only NAME``, given
-more than once or not, runs some of them; ``--long`` runs in their place what takes long: memory over 20 000 frames, eight
-minutes. ``--table`` only makes the table anew from the reports that are there, ``--quick`` only sees whether every script
-runs, and writes nothing.
+Runs the CPU benchmarks of the engine one after another, the ones that goals hang on first, each within the time
+that is left; what does not fit is named. Their reports are in ``benchmarks/results/``; a table of all of them
+against the goals goes to ``benchmarks/results/idle.md`` and to standard output, ready for ``docs/performance.md``.
+``--only NAME``, given more than once or not, runs some of them; ``--long`` runs in their place what takes long:
+memory over 20 000 frames, eight minutes. ``--table`` only makes the table anew from the reports that are there,
+``--quick`` only sees whether every script runs, and writes nothing.
 """
 
 from __future__ import annotations
