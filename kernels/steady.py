@@ -6,7 +6,7 @@ For pixel (x, y) of a crop of S pixels, with the maps of G cells drawn linearly 
     moved   = earlier at ``at``, linear, the border repeated
     lost    = 0.6 f (1 - f), f the fraction of ``motion S / 2``          along each axis
     carried = moved - lost_x (second difference of moved along x) - lost_y (along y) + light
-    out     = now + weight (carried - now)                               exactly now where weight is 0
+    now    += weight (carried - now)                                     untouched where weight is 0
 
 The same in whole-picture operations is :func:`vidrestore.restoration.motion.hold`, which runs on other devices and
 which the tests compare with; there each of some ten steps goes over the crop once more and writes a fresh picture.
@@ -34,18 +34,16 @@ def hold_crop(
     earlier: NDArray[np.float32],
     now: NDArray[np.float32],
     maps: NDArray[np.float32],
-    out: NDArray[np.float32],
     *,
     sharpness: float,
 ) -> None:
-    """Writes the held crop.
+    """Holds a crop, in place.
 
     Args:
         earlier: (3, S, S) float32, C-contiguous; may be not finite where the weight is 0.
-        now: (3, S, S), the same.
+        now: (3, S, S), the same; written to, not ``earlier`` itself.
         maps: (6, G, G) float32, C-contiguous: motion along x and y in halves of the crop, weight in [0, 1], light of
             three channels.
-        out: (3, S, S) float32, C-contiguous, none of the others.
         sharpness: of ``lost`` above, 0.6.
 
     Raises:
@@ -53,20 +51,15 @@ def hold_crop(
     """
     size, coarse = now.shape[-1], maps.shape[-1]
     wanted = (3, size, size)
-    if (
-        earlier.shape != wanted
-        or now.shape != wanted
-        or out.shape != wanted
-        or maps.shape != (_NUM_MAPS, coarse, coarse)
-    ):
-        raise KernelError(f"crops {earlier.shape}, {now.shape}, {out.shape} and maps {maps.shape} do not fit")
-    for array in (earlier, now, maps, out):
+    if earlier.shape != wanted or now.shape != wanted or maps.shape != (_NUM_MAPS, coarse, coarse):
+        raise KernelError(f"crops {earlier.shape} and {now.shape} and maps {maps.shape} do not fit")
+    for array in (earlier, now, maps):
         if array.dtype != np.float32 or not array.flags.c_contiguous:
             raise KernelError(f"expected contiguous float32, got {array.dtype}")
     if size == 0:
         return
     run_bands(
-        partial(_hold_rows, earlier=earlier, now=now, maps=maps, out=out, sharpness=np.float32(sharpness)),
+        partial(_hold_rows, earlier=earlier, now=now, maps=maps, sharpness=np.float32(sharpness)),
         0,
         size,
         min_rows=64,
@@ -80,7 +73,6 @@ def _hold_rows(
     earlier: NDArray[np.float32],
     now: NDArray[np.float32],
     maps: NDArray[np.float32],
-    out: NDArray[np.float32],
     sharpness: np.float32,
 ) -> None:
     size, coarse = now.shape[-1], maps.shape[-1]
@@ -131,9 +123,9 @@ def _hold_rows(
                 moved[c, slot, x] = upper + wy * (lower - upper)
         # the row above the newest is complete: it has its neighbours
         if y - 1 >= first:
-            _blend_row(y - 1, size, now, out, moved, lost_x, lost_y, weight, light)
+            _blend_row(y - 1, size, now, moved, lost_x, lost_y, weight, light)
     if last == size:
-        _blend_row(size - 1, size, now, out, moved, lost_x, lost_y, weight, light)
+        _blend_row(size - 1, size, now, moved, lost_x, lost_y, weight, light)
 
 
 @jit
@@ -141,7 +133,6 @@ def _blend_row(
     y: int,
     size: int,
     now: NDArray[np.float32],
-    out: NDArray[np.float32],
     moved: NDArray[np.float32],
     lost_x: NDArray[np.float32],
     lost_y: NDArray[np.float32],
@@ -152,17 +143,17 @@ def _blend_row(
     share, across, along = weight[slot], lost_x[slot], lost_y[slot]
     two, nothing = np.float32(2.0), np.float32(0.0)
     for c in range(3):
-        middle, shine, value, target = moved[c, slot], light[c, slot], now[c, y], out[c, y]
+        middle, shine, value = moved[c, slot], light[c, slot], now[c, y]
         # at the crop's edge nothing was lost along the axis that ends there; a crop of two pixels is all edge
         upper, lower = (moved[c, above], moved[c, below]) if 0 < y < size - 1 else (middle, middle)
         for x in range(1, size - 1):
             carried = middle[x] - across[x] * (middle[x - 1] + middle[x + 1] - two * middle[x])
             carried -= along[x] * (upper[x] + lower[x] - two * middle[x])
             held = value[x] + share[x] * (carried + shine[x] - value[x])
-            target[x] = held if share[x] > nothing else value[x]
-        for x in (0, size - 1):
+            value[x] = held if share[x] > nothing else value[x]
+        for x in range(0, size, max(size - 1, 1)):  # the two edges, or the one
             carried = middle[x]
             if size >= 3:
                 carried -= along[x] * (upper[x] + lower[x] - two * middle[x])
             held = value[x] + share[x] * (carried + shine[x] - value[x])
-            target[x] = held if share[x] > nothing else value[x]
+            value[x] = held if share[x] > nothing else value[x]

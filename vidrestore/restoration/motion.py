@@ -122,31 +122,26 @@ def warp_sharp(pictures: Tensor, motion: Tensor) -> Tensor:
     return sharp
 
 
-def hold(earlier: Tensor, now: Tensor, motion: Tensor, weights: Tensor, light: Tensor, out: Tensor | None) -> Tensor:
-    """A crop, and of the earlier one, moved and lit as now, so much as the weights say.
+def hold(earlier: Tensor, now: Tensor, motion: Tensor, weights: Tensor, light: Tensor) -> None:
+    """Puts into a crop so much of the earlier one, moved and lit as now, as the weights say.
 
     Args:
         earlier: (3, S, S); may be not finite where the weights are 0.
-        now: (3, S, S), on the same device.
+        now: (3, S, S), contiguous, on the same device; written to, and left untouched where the weights are 0.
         motion: (2, G, G), as this file's maps.
         weights: (G, G) in [0, 1].
         light: (3, G, G), added to what is carried.
-        out: (3, S, S) to write to, none of the others; None makes one.
 
-    Returns:
-        (3, S, S), exactly ``now`` where the weights are 0. On the CPU by one kernel
-        (:func:`vidrestore.kernels.steady.hold_crop`).
+    On the CPU by one kernel (:func:`vidrestore.kernels.steady.hold_crop`).
     """
     maps = torch.cat([motion, weights[None], light])
     if now.device.type == "cpu" and now.dtype == torch.float32:
-        held = torch.empty(now.shape, dtype=now.dtype) if out is None else out
-        arrays = [part.detach().contiguous().numpy() for part in (earlier, now, maps)]
-        hold_crop(arrays[0], arrays[1], arrays[2], held.numpy(), sharpness=_SHARPNESS)
-        return held
+        hold_crop(earlier.contiguous().numpy(), now.numpy(), maps.numpy(), sharpness=_SHARPNESS)
+        return
     grown = grow(maps, now.shape[-1])
     carried = warp_sharp(earlier, grown[:2]) + grown[3:]
     share = grown[2]
-    return torch.where(share > 0.0, now + share * (carried - now), now)
+    now.copy_(torch.where(share > 0.0, now + share * (carried - now), now))
 
 
 def mesh_in_crop(crop_from_display: NDArray[np.float64], mesh: NDArray[np.float32]) -> NDArray[np.float32]:

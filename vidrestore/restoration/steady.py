@@ -207,13 +207,13 @@ class Steadiness:
         self._spare = free[:_SPARE] if held.device.type == "cpu" else []
         return held
 
-    def _room(self, like: Tensor) -> Tensor | None:
-        """A crop that nobody reads any more, to be written to."""
+    def _copy(self, crop: Tensor) -> Tensor:
+        """Of (3, S, S), contiguous, in the room of a crop that nobody reads any more where there is one."""
         while self._spare:
             room = self._spare.pop()
-            if room.shape == like.shape and room.device == like.device and room.dtype == like.dtype:
-                return room
-        return None
+            if room.shape == crop.shape and room.dtype == crop.dtype:
+                return room.copy_(crop)
+        return crop.clone(memory_format=torch.contiguous_format)
 
     def _befores(self, places: Sequence[_Place]) -> list[_Place | None]:
         """The last place of each one's track, in this call or before; None where the track begins anew."""
@@ -244,15 +244,15 @@ class Steadiness:
         return dict(zip(pairs, motions, strict=True))
 
     def _begin(self, now: _Now) -> tuple[Tensor, _Memory]:
-        kept = now.restored.clone() if self.options.weight > 0.0 else None
+        kept = self._copy(now.restored) if self.options.weight > 0.0 else None
         return now.restored, _memory_of(now, 1, kept, now.degraded.clone(), now.exposure)
 
     def _go_on(self, memory: _Memory, now: _Now) -> tuple[Tensor, _Memory]:
-        restored, kept_exposure, num_frames = now.restored, None, memory.num_frames + 1
+        restored, kept_exposure, num_frames = self._copy(now.restored), None, memory.num_frames + 1
         if now.exposure is not None and memory.exposure is not None:
             share = max(1.0 - self.options.exposure, 1.0 / num_frames)
             kept_exposure, scale, shift = exposure.hold(now.exposure, memory.exposure, share)
-            restored = restored * scale[:, None, None] + shift[:, None, None]
+            restored.mul_(scale[:, None, None]).add_(shift[:, None, None])
         if memory.restored is None:
             return restored, _memory_of(now, num_frames, None, now.degraded.clone(), kept_exposure)
         motion, carried = _carry(memory.degraded, now)
@@ -262,9 +262,9 @@ class Steadiness:
         shut = 1.0 - self._gate(carried, now.degraded, motion, now.lively)
         shut = shut if now.hole is None else shut * (now.hole == 0.0)
         weights = memory.trust * weight * shut  # (G, G)
-        held = hold(memory.restored, restored, motion, weights, light, self._room(restored))
+        hold(memory.restored, restored, motion, weights, light)
         degraded = now.degraded + weights * (carried - now.degraded)
-        return held, _memory_of(now, num_frames, held, degraded, kept_exposure)
+        return restored, _memory_of(now, num_frames, restored, degraded, kept_exposure)
 
     def _gate(self, carried: Tensor, degraded: Tensor, motion: Tensor, lively: Tensor) -> Tensor:
         """(G, G) in [0, 1]: 1 where the degraded crop changed, or where the earlier one had no pixels.
