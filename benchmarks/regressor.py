@@ -12,7 +12,8 @@ finds a face, and the regressor on the same ones.
 puppets``), which gives openings that are known exactly, and are damaged at each level. The slope of the regressed
 opening on the true one says how much of a motion is followed, 1 is all; within one face it is not helped by differences
 of people. *Clips* (``--clip``) are videos of real people, aligned by YuNet: lips against FaceMesh and lids against the
-iris network on the clean frames; these teachers err themselves.
+iris network on the clean frames; these teachers err themselves. ``--beside FILE`` measures other weights on the same
+samples.
 """
 
 from __future__ import annotations
@@ -42,7 +43,7 @@ from vidrestore.train.eyes import EyeReader
 from vidrestore.train.facemesh import FaceMesh
 from vidrestore.train.meshes import MeshPairs, PointCache
 from vidrestore.train.puppets import SIDE, Puppet, picture_of, pose
-from vidrestore.train.regressor import LID_PAIRS, LIP_PAIRS, eye_distance, openings
+from vidrestore.train.regressor import LID_PAIRS, LIP_PAIRS, eye_distance, openings, point_errors
 from vidrestore.train.vr468 import mesh_of
 
 NAMES = ("light", "medium", "heavy", "clean")
@@ -51,6 +52,10 @@ STEPS = (1 / 3, 2 / 3, 1.0)  # of the way to an open mouth or closed lids, after
 MOVES = {"lips": 6, "lids": 7}  # places in a puppet's move
 PAIRS = {"lips": LIP_PAIRS, "lids": LID_PAIRS}
 
+Priors = dict[str, ShapePrior]
+"""By the name of the weights."""
+Slopes = dict[str, dict[str, dict[str, float]]]
+"""By level, and lips or lids."""
 Openings = dict[str, NDArray[np.float64]]
 """(N,) of lips and of lids, in shares of the distance between the eyes."""
 
@@ -113,10 +118,8 @@ def followed(seen: NDArray[np.float64], true: NDArray[np.float64], groups: NDArr
     }
 
 
-def acting(
-    prior: ShapePrior, cache: FaceCache, points: PointCache, count: int
-) -> dict[str, dict[str, dict[str, float]]]:
-    """Slopes of faces that act, by level."""
+def acting(priors: Priors, cache: FaceCache, points: PointCache, count: int) -> dict[str, Slopes]:
+    """Slopes of faces that act, by regressor and level."""
     rows: list[tuple[int, str, NDArray[np.uint8], NDArray[np.float64]]] = []  # face, what moves, picture, points
     for number in np.flatnonzero(points.trusted)[:count]:
         picture = cv2.resize(np.asarray(cache.pictures[number]), (SIDE, SIDE), interpolation=cv2.INTER_CUBIC)
@@ -130,14 +133,17 @@ def acting(
                 rows.append((int(number), name, shown, pose(puppet, move)))
     truth = np.stack([row[3] for row in rows]) * (SIZE / SIDE)
     faces, what = np.array([row[0] for row in rows]), np.array([row[1] for row in rows])
-    report = {}
+    true = opened(truth, truth)
+    report: dict[str, Slopes] = {weights: {} for weights in priors}
     for level in NAMES:
         rng = np.random.default_rng([7, NAMES.index(level)])
-        seen = opened(read(prior, [damaged(row[2], level, rng) for row in rows]), truth)
-        true = opened(truth, truth)
-        report[level] = {
-            name: followed(seen[name][what == name], true[name][what == name], faces[what == name]) for name in MOVES
-        }
+        crops = [damaged(row[2], level, rng) for row in rows]
+        for weights, prior in priors.items():
+            seen = opened(read(prior, crops), truth)
+            report[weights][level] = {
+                name: followed(seen[name][what == name], true[name][what == name], faces[what == name])
+                for name in MOVES
+            }
     return report
 
 
@@ -157,26 +163,25 @@ def aligned_frames(clip: Path, most: int) -> Iterator[NDArray[np.uint8]]:
                 yield np.asarray(cv2.warpAffine(picture, crop, (SIDE, SIDE), flags=cv2.INTER_LINEAR), np.uint8)
 
 
-def on_clips(prior: ShapePrior, clips: list[Path], most: int) -> dict[str, dict[str, dict[str, float]]]:
-    """Slopes on real people, by level, each clip about its mean."""
+def on_clip(priors: Priors, clip: Path, most: int) -> dict[str, Slopes]:
+    """Slopes on a real person, by regressor and level; the spread of the true openings beside them."""
     teacher, eyes = FaceMesh(), EyeReader()
-    pictures, points, groups = [], [], []
-    for number, clip in enumerate(clips):
-        for picture in aligned_frames(clip, most):
-            found, score = teacher.find(picture)
-            if score > 20.0:
-                pictures.append(picture)
-                points.append(eyes.refine(picture, found) * (SIZE / SIDE))
-                groups.append(number)
-    truth, which = np.stack(points), np.array(groups)
+    pictures, points = [], []
+    for picture in aligned_frames(clip, most):
+        found, score = teacher.find(picture)
+        if score > 20.0:
+            pictures.append(picture)
+            points.append(eyes.refine(picture, found) * (SIZE / SIDE))
+    truth, one = np.stack(points), np.zeros(len(points), np.int64)
     true = opened(truth, truth)
-    report: dict[str, dict[str, dict[str, float]]] = {
-        "spread_percent": {name: {"all": round(100 * float(true[name].std()), 2)} for name in MOVES}
-    }
+    spread = {name: {"spread_percent": round(100 * float(true[name].std()), 2)} for name in MOVES}
+    report: dict[str, Slopes] = {weights: {"truth": spread} for weights in priors}
     for level in NAMES:
         rng = np.random.default_rng([8, NAMES.index(level)])
-        seen = opened(read(prior, [damaged(picture, level, rng) for picture in pictures]), truth)
-        report[level] = {name: followed(seen[name], true[name], which) for name in MOVES}
+        crops = [damaged(picture, level, rng) for picture in pictures]
+        for weights, prior in priors.items():
+            seen = opened(read(prior, crops), truth)
+            report[weights][level] = {name: followed(seen[name], true[name], one) for name in MOVES}
     return report
 
 
@@ -189,7 +194,7 @@ def main() -> None:
     parser.add_argument("--actors", type=int, default=48, help="faces that act")
     parser.add_argument("--clip", type=Path, action="append", default=[], help="video of one real person")
     parser.add_argument("--frames", type=int, default=150, help="of each clip, at most")
-    parser.add_argument("--weights", help="of another regressor than the shipped one")
+    parser.add_argument("--beside", action="append", default=[], help="weights to measure on the same samples")
     parser.add_argument("--lids", choices=("eyes", "mesh"), default="eyes", help="which network says where lids are")
     parser.add_argument("--quick", action="store_true", help="fewer samples, 24 actors, no times")
     parser.add_argument("--cache", default="build/regressor_held_out.npy")
@@ -197,29 +202,25 @@ def main() -> None:
     arguments = parser.parse_args()
     if arguments.quick:
         arguments.count, arguments.actors, arguments.frames = min(arguments.count, 200), 24, 60
-    prior = ShapePrior(regressor=load_regressor(arguments.weights))
+    priors: Priors = {"shipped": ShapePrior()}
+    priors |= {Path(file).stem: ShapePrior(regressor=load_regressor(file)) for file in arguments.beside}
     model = load_vr468()
     paths = list_images(arguments.faces)
     everything = PointCache.of(paths, arguments.points, lids=arguments.lids == "eyes")
     held = slice(0, arguments.held_out)
     cache = FaceCache(paths[held], 320, arguments.cache)
     known = PointCache(everything.points[held], everything.trusted[held])
-    data = MeshPairs(
-        cache,
-        known,
-        mesh_of(model),
-        size=SIZE,
-        seed=2,
-    )
+    data = MeshPairs(cache, known, mesh_of(model), size=SIZE, seed=2)
     samples = [data[i] for i in range(arguments.count)]
     points = torch.stack([s["points"] for s in samples])
     degraded = torch.stack([s["degraded"] for s in samples])
     levels = np.array([int(s["level"]) for s in samples])
     crops = degraded.float() / 127.5 - 1
-    coefficients = torch.cat([prior.coefficients(part) for part in crops.split(50)])
-    face = model(coefficients, Camera().scaled(SIZE))
     unit = eye_distance(points)
-    errors = ((face.points_px[:, model.landmarks] - points[:, model.landmarks, :2]).norm(dim=-1).mean(1) / unit).numpy()
+    errors = {}
+    for name, prior in priors.items():
+        coefficients = torch.cat([prior.coefficients(part) for part in crops.split(50)])
+        errors[name] = point_errors(model, coefficients, points, SIZE).double().numpy()
     detector = YuNet(0.3)
     classical = np.full(len(samples), np.nan)
     for i, crop in enumerate(degraded):
@@ -233,22 +234,23 @@ def main() -> None:
         "machine": machine(),
         "faces": f"{arguments.count} samples of {arguments.held_out} held-out faces",
         "landmark_error_percent": {
-            "regressor": summary(errors, levels),
-            "regressor, where YuNet finds a face": summary(errors[found], levels[found]),
+            **{f"regressor, {name}": summary(values, levels) for name, values in errors.items()},
+            "regressor, where YuNet finds a face": summary(errors["shipped"][found], levels[found]),
             "mean face on YuNet's five points": summary(classical[found], levels[found]),
         },
         "yunet_finds": round(float(found.mean()), 3),
-        "acting": acting(prior, cache, known, arguments.actors),
+        "acting": acting(priors, cache, known, arguments.actors),
     }
-    if arguments.clip:
-        report["clips"] = on_clips(prior, arguments.clip, arguments.frames)
+    for clip in arguments.clip:
+        report[f"clip {clip.stem}"] = on_clip(priors, clip, arguments.frames)
     if not arguments.quick:
         torch.set_num_threads(1)
-        one = crops[:1]
+        one, prior = crops[:1], priors["shipped"]
+        shape = prior.coefficients(one)
         report["time_one_thread"] = measure(
             {
                 "regressor": lambda: prior.coefficients(one),
-                "render 128 px": lambda: prior.picture(coefficients[:1], 128),
+                "render 128 px": lambda: prior.picture(shape, 128),
             }
         )
     arguments.out.parent.mkdir(parents=True, exist_ok=True)

