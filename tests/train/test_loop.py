@@ -161,7 +161,7 @@ def test_a_finished_run_is_not_trained_further(config: TrainConfig, tmp_path: Pa
     assert all(torch.equal(a, b) for a, b in zip(before, parameters(tmp_path / "run"), strict=True))
 
 
-@pytest.mark.parametrize("name", ["compact", "compact_finish", "compact_smoke"])
+@pytest.mark.parametrize("name", ["compact", "compact_finish", "compact_identity", "compact_smoke"])
 def test_shipped_configurations_load(name: str) -> None:
     assert load_config(shipped_config(name)).phase[-1].until == 1.0
 
@@ -172,7 +172,8 @@ def test_the_shipped_configuration_trains_the_shipped_layout() -> None:
 
 def test_an_unknown_configuration_is_an_error() -> None:
     with pytest.raises(
-        ConfigError, match=r"no training configuration .large., there are .*compact, compact_finish, compact_smoke"
+        ConfigError,
+        match=r"no training configuration .large., there are .*compact, compact_finish, compact_identity, compact_smoke",
     ):
         shipped_config("large")
 
