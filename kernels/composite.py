@@ -50,7 +50,7 @@ from vidrestore.kernels.launch import (
     run_bands,
     run_tasks,
 )
-from vidrestore.kernels.taps import cubic_at, cubic_weights, dot_block, tent_at, tent_weights
+from vidrestore.kernels.taps import cubic_pair_at, cubic_weights, dot_block, tent_at, tent_weights
 from vidrestore.types import PixelFormat, Plane
 
 __all__ = ["composite"]
@@ -182,7 +182,7 @@ def _survey(mask: NDArray[np.float32]) -> tuple[int, int, int, int, float, float
         if mask[v].any():
             v1 = v
             break
-    return u0, v0, u1, v1, least + worst, most + worst
+    return u0, v0, u1, v1, float(least + worst), float(most + worst)
 
 
 # a face's row of numbers for the kernel; one array for all faces is what a GPU launch takes
@@ -264,7 +264,7 @@ def _pack(
         run_bands(partial(_pack_band, face.delta, face.mask, matrix, *begin, block, states), 0, height, min_rows=64)
         if states[:, 0].any():
             raise KernelError("deltas hold values that are not finite")
-        windows.append(_Window(offset, begin, (height, width), states[:, 1:].any(0)))
+        windows.append(_Window(offset, begin, (height, width), np.asarray(states[:, 1:].any(0))))
     return values, windows
 
 
@@ -414,21 +414,32 @@ def _enlarge_row(
     strength = np.float32(g[_STRENGTH])
     slope_u, slope_v = g[_A], g[_D]
     first_layer = layer * (first_plane + 1)
-    for x in range(begin, end):
-        # counted from the window's corner, so that both are positive and cutting off is rounding down
-        u, v = slope_u * x + place_u, slope_v * x + place_v
+    for start in range(begin, end, 2):
+        # two samples at a time; where the span ends with one, the second is the first again and is not written
+        other = min(start + 1, end - 1)
+        # counted from the window's corner, so that all are positive and cutting off is rounding down
+        u, v = slope_u * start + place_u, slope_v * start + place_v
         left, top = np.int64(u), np.int64(v)
         rest_u, rest_v = np.float32(u - left), np.float32(v - top)
         at = offset + top * stride + left
         alpha = strength * min(tent_at(packed, at, stride, rest_u, rest_v), np.float32(1.0))
-        if alpha == np.float32(0.0):
+        u, v = slope_u * other + place_u, slope_v * other + place_v
+        left, top = np.int64(u), np.int64(v)
+        other_u, other_v = np.float32(u - left), np.float32(v - top)
+        beside = offset + top * stride + left
+        other_alpha = strength * min(tent_at(packed, beside, stride, other_u, other_v), np.float32(1.0))
+        if alpha == np.float32(0.0) and other_alpha == np.float32(0.0):
             continue
         at += first_layer - stride - 1
-        value = cubic_at(packed, at, stride, rest_u, rest_v)
-        change[0, x] = (np.float32(1.0) - alpha) * change[0, x] + alpha * value
-        if num_planes == 2:
-            value = cubic_at(packed, at + layer, stride, rest_u, rest_v)
-            change[1, x] = (np.float32(1.0) - alpha) * change[1, x] + alpha * value
+        beside += first_layer - stride - 1
+        for p in range(num_planes):
+            value, other_value = cubic_pair_at(packed, at, beside, stride, rest_u, rest_v, other_u, other_v)
+            row = change[p]
+            if other > start:
+                row[other] = (np.float32(1.0) - other_alpha) * row[other] + other_alpha * other_value
+            row[start] = (np.float32(1.0) - alpha) * row[start] + alpha * value
+            at += layer
+            beside += layer
 
 
 @inlined_jit

@@ -7,8 +7,8 @@ a fork, and its code takes several times as long to compile.
 
 Compiled code is kept on disk beside the source, or in the user's cache folder where the package is read-only, or not at
 all where neither can be written. numba looks only at a kernel's own file to see whether its cache is fresh, so a kernel
-calls no compiled function of another file; after a change of ``jit`` or ``dot_four_columns`` here, delete
-``kernels/__pycache__``.
+calls no compiled function of another file; after a change of ``jit`` or ``dot_four_columns`` here, or of taps.py,
+delete ``kernels/__pycache__``.
 """
 
 from __future__ import annotations

@@ -1,8 +1,8 @@
 """Filters in vector instructions, which numba's own code generation does not find.
 
 They are called in a kernel, each without its first argument, with positions inside the arrays: nothing is checked.
-Arrays are flat, contiguous and float32. ``cubic_at`` and ``tent_at`` are for filters one pixel wide; wider ones take
-their weights from ``cubic_weights`` or ``tent_weights`` and sum with ``dot_block``.
+Arrays are flat, contiguous and float32. ``cubic_pair_at`` and ``tent_at`` are for filters one pixel wide; wider ones
+take their weights from ``cubic_weights`` or ``tent_weights`` and sum with ``dot_block``.
 """
 
 from __future__ import annotations
@@ -14,7 +14,7 @@ from numba import types
 from numba.core import cgutils as untyped_cgutils
 from numba.extending import intrinsic
 
-__all__ = ["cubic_at", "cubic_weights", "dot_block", "tent_at", "tent_weights"]
+__all__ = ["cubic_pair_at", "cubic_weights", "dot_block", "tent_at", "tent_weights"]
 
 cgutils: Any = untyped_cgutils
 
@@ -49,43 +49,67 @@ def _multiply_add(builder: Any, a: Any, b: Any, c: Any) -> Any:
     return builder.fadd(builder.fmul(a, b, flags=("contract",)), c, flags=("contract",))
 
 
-def _cubic_weights(builder: Any, place: Any) -> Any:
-    """Four weights in one register."""
-    t = _spread(builder, place)
-    weights = ir.Constant(_FOUR, list(_POLYNOMIALS[0]))
-    for factors in _POLYNOMIALS[1:]:
-        weights = _multiply_add(builder, weights, t, ir.Constant(_FOUR, list(factors)))
-    return weights
-
-
 def _flat_data(context: Any, builder: Any, signature: Any, args: Any) -> Any:
     return context.make_array(signature.args[0])(context, builder, args[0]).data
 
 
-def _cubic_at(typing_context: Any, values: Any, first: Any, stride: Any, place_u: Any, place_v: Any) -> Any:
+def _cubic_pair_at(
+    typing_context: Any,
+    values: Any,
+    first: Any,
+    second: Any,
+    stride: Any,
+    place_u: Any,
+    place_v: Any,
+    second_u: Any,
+    second_v: Any,
+) -> Any:
     """Σ_j Σ_i h(j - 1 - v) h(i - 1 - u) values[first + j stride + i], i and j in 0..3, h the Catmull-Rom cubic.
 
-    u and v are in [0, 1].
+    For two places at once: (first, place_u, place_v) and (second, second_u, second_v), u and v in [0, 1].
     """
 
     def generate(context: Any, builder: Any, signature: Any, args: Any) -> Any:
         data = _flat_data(context, builder, signature, args)
-        _, first_at, down_by, u, v = args
-        wide, tall = _cubic_weights(builder, u), _cubic_weights(builder, v)
+        _, first_at, second_at, down_by, u, v, other_u, other_v = args
+        both = [_LANE(i) for i in range(8)]
+        wide, tall = (
+            _eight_weights(builder, builder.shuffle_vector(_spread(builder, a), _spread(builder, b), _lanes(both)))
+            for a, b in ((u, other_u), (v, other_v))
+        )
         total = None
         for j in range(4):
-            at = builder.add(first_at, builder.mul(down_by, _INDEX(j)))
-            row = _load_four(builder, data, at)
-            weight = _splat(builder, tall, j)
+            down = builder.mul(down_by, _INDEX(j))
+            halves = [_load_four(builder, data, builder.add(at, down)) for at in (first_at, second_at)]
+            row = builder.shuffle_vector(*halves, _lanes(both))
+            weight = builder.shuffle_vector(tall, tall, _lanes([_LANE(j)] * 4 + [_LANE(4 + j)] * 4))
             product = builder.fmul(row, weight, flags=("contract",))
             total = product if total is None else builder.fadd(total, product, flags=("contract",))
-        return _sum_of(builder, builder.fmul(total, wide))
+        terms = builder.fmul(total, wide)
+        for step in (2, 1):
+            turned = [_LANE(i // 4 * 4 + (i + step) % 4) for i in range(8)]
+            terms = builder.fadd(terms, builder.shuffle_vector(terms, terms, _lanes(turned)))
+        return context.make_tuple(
+            builder, signature.return_type, [builder.extract_element(terms, _LANE(lane)) for lane in (0, 4)]
+        )
 
-    return types.float32(values, types.int64, types.int64, types.float32, types.float32), generate
+    arguments = (values, *[types.int64] * 3, *[types.float32] * 4)
+    return types.UniTuple(types.float32, 2)(*arguments), generate
+
+
+def _lanes(lanes: list[Any]) -> Any:
+    return ir.Constant(ir.VectorType(_LANE, len(lanes)), lanes)
+
+
+def _eight_weights(builder: Any, t: Any) -> Any:
+    weights = ir.Constant(ir.VectorType(_FLOAT, 8), list(_POLYNOMIALS[0]) * 2)
+    for factors in _POLYNOMIALS[1:]:
+        weights = _multiply_add(builder, weights, t, ir.Constant(ir.VectorType(_FLOAT, 8), list(factors) * 2))
+    return weights
 
 
 def _tent_at(typing_context: Any, values: Any, first: Any, stride: Any, place_u: Any, place_v: Any) -> Any:
-    """The bilinear mean of values[first], [first + 1], and the two of the row below; arguments as above."""
+    """The bilinear mean of values[first], [first + 1], and the two of the row below, u and v in [0, 1]."""
 
     def generate(context: Any, builder: Any, signature: Any, args: Any) -> Any:
         data = _flat_data(context, builder, signature, args)
@@ -176,7 +200,7 @@ def _dot_block(
     return types.float32(*arguments), generate
 
 
-cubic_at: Any = intrinsic(_cubic_at)
+cubic_pair_at: Any = intrinsic(_cubic_pair_at)
 tent_at: Any = intrinsic(_tent_at)
 cubic_weights: Any = intrinsic(_weights(_cubic_four))
 tent_weights: Any = intrinsic(_weights(_tent_four))

@@ -72,9 +72,11 @@ class CompiledNetwork:
         Raises:
             DeviceError: the network could not be compiled.
         """
-        return torch.cat([self._padded(part) for part in images.split(max(SIZES))]) if len(images) else images.clone()
+        return torch.cat([self._padded(part) for part in torch.split(images, max(SIZES))])
 
     def _padded(self, images: Tensor) -> Tensor:
+        if len(images) == 0:
+            return images
         filled = pad(images, padded_size(len(images), max(SIZES))).contiguous(memory_format=torch.channels_last)
         return self._compiled(filled)[: len(images)]
 
