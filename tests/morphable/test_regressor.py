@@ -4,20 +4,31 @@ from __future__ import annotations
 
 from pathlib import Path
 
+import av
+import cv2
+import numpy as np
 import pytest
 import torch
 
 from vidrestore.errors import WeightsError
+from vidrestore.evaluate.motion import gain, openings
+from vidrestore.geometry import apply
+from vidrestore.morphable.camera import Camera
 from vidrestore.morphable.files import load_vr468
 from vidrestore.morphable.prior import ShapePrior
 from vidrestore.morphable.regressor import (
+    REGRESSOR_SIZE,
     RegressorDims,
     ShapeRegressor,
     fold_normalisation,
     load_regressor,
     save_regressor,
 )
+from vidrestore.restoration.align import crop_from_display
+from vidrestore.train.clips import ClipTruth
+from vidrestore.train.puppets import five_points
 
+CLIPS = Path(__file__).parent.parent / "clips"
 TINY = RegressorDims(stem=8, widths=(8, 8, 16, 16), depths=(1, 1, 1, 1), places=4)
 
 
@@ -89,3 +100,23 @@ def test_folded_normalisation_gives_the_same_coefficients() -> None:
         torch.testing.assert_close(folded(crops), network(crops), atol=1e-4, rtol=1e-4)
     assert not any(isinstance(part, torch.nn.BatchNorm2d) for part in folded.modules())
     assert any(isinstance(part, torch.nn.BatchNorm2d) for part in network.modules()), "the original stays as it was"
+
+
+def test_the_shipped_regressor_follows_lips_of_a_committed_person() -> None:
+    """Clean frames of the clip with truth; before its training on openings it followed half of the lips."""
+    truth = ClipTruth.read(CLIPS / "temporal.json")
+    with av.open(str(CLIPS / "temporal_clean.mkv")) as container:
+        pictures = [frame.to_ndarray(format="rgb24") for frame in container.decode(video=0)]
+    crops, points = [], []
+    for picture, faces in zip(pictures, truth.frames, strict=True):
+        if faces and faces[0].visible > 0.97:
+            crop = crop_from_display(five_points(faces[0].points), REGRESSOR_SIZE)
+            crops.append(cv2.warpAffine(picture, crop, (REGRESSOR_SIZE, REGRESSOR_SIZE), flags=cv2.INTER_LINEAR))
+            points.append(np.column_stack([apply(crop, faces[0].points[:, :2]), faces[0].points[:, 2]]))
+    images = torch.from_numpy(np.stack(crops)).permute(0, 3, 1, 2).float() / 127.5 - 1
+    with torch.inference_mode():
+        face = load_vr468()(load_regressor()(images), Camera().scaled(REGRESSOR_SIZE))
+    seen, true = (openings(p).mouth for p in (face.points_px.double().numpy(), np.stack(points)[..., :2]))
+    assert len(crops) > 20
+    assert gain(seen, true) > 0.75
+    assert np.corrcoef(seen, true)[0, 1] > 0.9
