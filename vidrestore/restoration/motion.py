@@ -257,7 +257,8 @@ def cell_motion(earlier: Tensor, later: Tensor) -> Tensor:
     x, y = torch.stack([yy * xc - xy * yc, xx * yc - xy * xc]) / (xx * yy - xy * xy)
     explained = (x * xc + y * yc).clamp_min(1e-9)
     believed = (1.0 - _CHANCE * noise / explained).clamp(0.0, 1.0)
-    return (torch.stack([x, y]) * believed).clamp(-1.0, 1.0) * (2.0 / size)
+    moved: Tensor = (torch.stack([x, y]) * believed).clamp(-1.0, 1.0) * (2.0 / size)
+    return moved
 
 
 def _evidence(change: Tensor, misfit: Tensor, inside: Tensor) -> Tensor:
@@ -290,7 +291,8 @@ def _means(size: int, reach: int, times: int, device: torch.device) -> Tensor:
     for offset in range(-reach, reach + 1):
         columns = (torch.arange(size) + offset).clamp(0, size - 1)
         matrix[torch.arange(size), columns] += 1.0 / (2 * reach + 1)
-    return torch.linalg.matrix_power(matrix, times).float().to(device)
+    means: Tensor = torch.linalg.matrix_power(matrix, times)
+    return means.float().to(device)
 
 
 @lru_cache(maxsize=16)

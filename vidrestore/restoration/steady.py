@@ -314,7 +314,7 @@ def _lively(landmarks: NDArray[np.float64], crops: Tensor) -> Tensor:
     eyes = np.linalg.norm(landmarks[:, 1] - landmarks[:, 0], axis=-1)[:, None, None] + 1e-3
     x = (line - points[..., :1]) / (eyes * np.array([0.30, 0.30, 0.45])[:, None])  # (B, 3, G)
     y = (line - points[..., 1:]) / (eyes * np.array([0.20, 0.20, 0.40])[:, None])
-    near = np.exp(-np.square(y)[..., :, None] - np.square(x)[..., None, :]).max(1)
+    near = (np.exp(-np.square(y))[..., :, None] * np.exp(-np.square(x))[..., None, :]).max(1)
     return torch.from_numpy(near.astype(np.float32)).to(crops.device)
 
 
