@@ -141,7 +141,11 @@ class KnowingReader(FaceReader):
         return [self._one(frame.index, m) for frame, m in zip(frames, maps, strict=True)]
 
     def glance(self, frame: Frame, anchors: ArrayLike) -> NDArray[np.float32]:
-        return np.zeros((34, 32), np.float32)
+        middle = np.asarray(anchors, np.float64).mean(0)
+        heads = sorted(self._scene(frame.index), key=lambda head: float(np.hypot(*(middle - (head.x, head.y)))))
+        patch = np.zeros((34, 32), np.float32)
+        patch[20:30, 10:22] = 50.0 * heads[0].mouth if heads else 0.0
+        return patch
 
     def _one(self, index: int, crop_from_display: Affine) -> Look:
         middle = apply(invert(crop_from_display), (64.0, 72.0))

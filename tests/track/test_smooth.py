@@ -65,3 +65,36 @@ def test_the_result_stays_near_the_looks(values: list[float], at: float) -> None
     result = fit(at, [float(i) for i in range(len(values))], array)
     slack = (array.max() - array.min()) / 2 + 1e-6
     assert array.min() - slack <= result <= array.max() + slack
+
+
+def test_looks_that_disagree_with_all_around_them_do_not_count() -> None:
+    indices = np.arange(19.0)
+    values = np.stack([0.5 * indices, 0.1 * indices], 1)
+    values[11:13] += [6.0, 0.0]
+    noise = np.array([0.2, 0.2])
+    kept = smooth_at(9.0, indices, values, np.ones(19), 3.0, noise=noise)
+    np.testing.assert_allclose(kept, [4.5, 0.9], atol=0.1)
+    assert abs(smooth_at(9.0, indices, values, np.ones(19), 3.0)[0] - 4.5) > 0.3
+
+
+def test_a_start_from_rest_is_followed() -> None:
+    indices = np.arange(40.0)
+    values = 3.0 * np.maximum(indices - 20, 0.0)
+    noise = np.array([0.1])
+
+    def worst(**more: np.ndarray) -> float:
+        return max(
+            abs(float(smooth_at(at, indices, values[:, None], np.ones(40), 3.0, **more)[0]) - values[int(at)])
+            for at in np.arange(14.0, 27.0)
+        )
+
+    assert worst(noise=noise) < 0.7 * worst()
+
+
+def test_ordinary_noise_is_smoothed_nearly_as_much_as_without_rejection() -> None:
+    noise = np.random.default_rng(3).normal(0.0, 0.4, (200, 6))
+    indices, sizes = np.arange(200.0), np.full(6, 0.4)
+    parts = [(at, slice(at - 10, at + 11)) for at in range(10, 190)]
+    plain = [smooth_at(float(at), indices[part], noise[part], np.ones(21), 3.0) for at, part in parts]
+    robust = [smooth_at(float(at), indices[part], noise[part], np.ones(21), 3.0, noise=sizes) for at, part in parts]
+    assert np.std(robust) < 1.1 * np.std(plain)

@@ -25,4 +25,5 @@ def strength_after(
         return 0.0 if is_hidden or (is_lost and index > last_seen) else 1.0
     step = 1.0 / fade_frames
     leaves = is_hidden or (is_lost and index + fade_frames > last_seen)
-    return max(previous - step, 0.0) if leaves else min(previous + step, 1.0)
+    strength = previous - step if leaves else min(previous + step, 1.0)
+    return strength if strength > 1e-6 else 0.0

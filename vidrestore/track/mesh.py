@@ -67,7 +67,8 @@ QUIET_MOVE = 0.15  # of the eye distance: a face that came so near to where it w
 QUIET_TURN = 0.08  # radians, if it hardly turned,
 QUIET_SHAPE = 0.05  # of the eye distance, and if no vertex moved more in the face: about what the regressor errs by
 QUIET_PICTURE = 4.5  # levels of 255 by which a patch of a face between two readings may differ from the mean of theirs:
-# on the synthetic clips' clean and degraded faces mouths then err by at most 0.03 of the eye distance
+# over four frames of the degraded synthetic clips mouths then err by at most 0.03 of the eye distance; over two frames
+# twice as much may pass
 STRIDES = (2, 4, 8)  # every so manieth frame is read first, more rarely where the frames between needed no reading
 COINCIDE = 0.45  # of the eye distance: two faces closer than that are one
 RETRY = 8  # looks of the detector after which a face that is followed by its points is read once more
@@ -128,7 +129,7 @@ class _Person:
     num_asked: int = 0  # key frames since it was found
     unconfirmed_at: int | None = None
     joins: bool = False  # it goes on with somebody who was followed by his points
-    heir_from: int | None = None  # frame from which somebody with a mesh goes on in its place
+    heir: _Person | None = None  # who goes on in its place, with a mesh
     is_missing: bool = False
     has_ended: bool = False
     strength: float | None = None
@@ -233,12 +234,15 @@ class _Person:
 
     def seen_box(self, at: float) -> NDArray[np.float64]:
         """(5,) box about the pose in its scale, and score: a mean of the detections about a frame, without outliers."""
-        order = np.argsort(np.abs(np.array(self.box_indices) - at), kind="stable")[:NUM_BOXES]
+        if len(self.boxes) == 1:
+            return self.boxes[0]
+        indices = np.array(self.box_indices)
+        order = np.argsort(np.abs(indices - at), kind="stable")[:NUM_BOXES]
         boxes = np.array([self.boxes[i] for i in order])
-        middle = np.median(boxes[:, :4], axis=0)
-        sides = np.tile(middle[2:] - middle[:2], 2)
-        away = (np.abs(boxes[:, :4] - middle) / np.maximum(sides, 1e-6)).max(1)
-        weights = np.exp(-0.5 * ((np.array(self.box_indices)[order] - at) / BOX_FRAMES) ** 2) * boxes[:, 4]
+        middle = np.sort(boxes[:, :4], axis=0)[len(boxes) // 2]
+        sides = np.maximum(middle[2:] - middle[:2], 1e-6)
+        away = (np.abs(boxes[:, :4] - middle) / np.tile(sides, 2)).max(1)
+        weights = np.exp(-0.5 * ((indices[order] - at) / BOX_FRAMES) ** 2) * boxes[:, 4]
         weights = weights * np.where(away > 0.15, 0.05, 1.0) + 1e-9
         mean: NDArray[np.float64] = weights @ boxes / weights.sum()
         return mean
@@ -252,7 +256,7 @@ class _Person:
 
     def forget_before(self, index: int) -> None:
         keep = next((i for i, seen in enumerate(self.indices) if seen >= index), len(self.indices))
-        keep = min(keep, max(len(self.indices) - 4, 0))
+        keep = min(max(keep - 1, 0), max(len(self.indices) - 4, 0))  # the last one before tells how long it was hidden
         del self.indices[:keep], self.looks[:keep], self.states[:keep], self.weights[:keep]
         self.quiet = {seen for seen in self.quiet if seen >= index}
         oldest = index - 3 * BOX_FRAMES
@@ -467,8 +471,8 @@ class MeshTracker:
     ) -> bool:
         """Whether a face did so little between two readings that the frames between need not be read.
 
-        Both readings must say nearly the same; and where more than one frame lies between, the picture there must be
-        the mean of those at the ends (a blink, or a syllable, begins and ends at the same face).
+        Both readings must say nearly the same, and the picture between them must be the mean of those at the ends (a
+        blink, or a syllable, begins and ends at the same face).
         """
         _, a, b = stretch
         before = person.looks[-1] if a < 0 else read[a]
@@ -488,7 +492,7 @@ class MeshTracker:
         held = [self._model.expression_for(k.expression, k.identity, identity) for k in (before, after)]
         if self._model.most_moved(*held) >= QUIET_SHAPE * EYES:
             return False
-        return (b - a <= 2 and way < QUIET_MOVE) or self._looks_quiet(person, (before.pose, after.pose), frames, (a, b))
+        return self._looks_quiet(person, (before.pose, after.pose), frames, (a, b))
 
     @staticmethod
     def _expected_at(
@@ -525,9 +529,10 @@ class MeshTracker:
             return self._reader.glance(frame, self._anchors(person.pool, pose))
 
         first, last = patch(begin, 0.0), patch(frames[b], 1.0)
+        most = QUIET_PICTURE * (2.0 if b - a == 2 else 1.0)
         for step in range(a + 2, b, 2) if b - a > 2 else (a + 1,):
             share = (step - a) / (b - a)
-            if difference(patch(frames[step], share), (1 - share) * first + share * last) > QUIET_PICTURE:
+            if difference(patch(frames[step], share), (1 - share) * first + share * last) > most:
                 return False
         return True
 
@@ -743,13 +748,11 @@ class MeshTracker:
         if not self._fits(look, state):
             return
         heir = _Person(person.pool, frame.index, has_mesh=True)
-        heir.hits, heir.strength, heir.num_asked = person.hits, person.strength, person.num_asked
-        heir.joins = True
+        heir.hits, heir.num_asked, heir.joins = person.hits, person.num_asked, True
         self._add(heir, frame.index, look)
         heir.num_confirmed, heir.best_score = person.num_confirmed - 1, person.best_score
         heir.confirm(frame.index, state[:4], float(state[14]))
-        person.has_ended = True
-        person.heir_from = frame.index
+        person.has_ended, person.heir = True, heir
         self._people.append(heir)
 
     def _is_usual(self, person: _Person, look: Look, state: NDArray[np.float64]) -> bool:
@@ -910,21 +913,18 @@ class MeshTracker:
             return None
         if not (self._is_trusted(person) or options.min_hits == 1 or (shot_ended and person.num_asked == 1)):
             return None
-        if person.joins and person.strength is None:
-            person.strength = 1.0
         if person.strength is None:  # its first frame: no fade where the shot begins with the face in it
             person.strength = 1.0 if born_with_shot and index == self._shot_start else 0.0
-        if person.heir_from is not None and index >= person.heir_from:
+        if person.heir is not None and index >= person.heir.first_seen:
+            person.heir.strength = person.heir.strength or person.strength
             person.strength = 0.0
             return None
-        is_lost = (person.has_ended and person.heir_from is None) or (
-            shot_ended and self._newest - person.last_seen > 2
-        )
+        is_gone = person.has_ended or (shot_ended and self._newest - person.last_seen > 2)
         person.strength = strength_after(
             person.strength,
             index,
             person.last_seen,
-            is_lost=is_lost,
+            is_lost=is_gone and person.heir is None,
             is_hidden=person.has_mesh and _missed(person, index) >= HIDDEN_AFTER,
             fade_frames=options.fade_frames,
         )
@@ -972,15 +972,20 @@ class MeshTracker:
         ]
         identity, texture = person.pool.identity.astype(np.float32), person.pool.texture.astype(np.float32)
         expression = self._model.expression_for(now[0], now[1], identity)
-        shape = self._model.shape(identity, expression)
-        anchors = self._anchors(person.pool, pose)
+        parts = (
+            self._model.five(identity),
+            self._model.five(identity, expression),
+            self._model.shape(identity, expression),
+        )
+        placed = self._model.place(np.concatenate(parts), pose)
+        anchors, landmarks, mesh = placed[:5, :2], placed[5:10, :2], placed[10:]
         seen_box = person.seen_box(at)
         box = seen_box[:4] * math.exp(pose[3]) + np.tile(pose[4:], 2)
         coefficients = self._model.coefficients(pose, identity, expression, texture, now[2], crop_at(anchors))
         return Track(
             id=person.pool.id,
             box=box.astype(np.float32),
-            landmarks=self._model.place(self._model.five(identity, expression), pose)[:, :2].astype(np.float32),
+            landmarks=landmarks.astype(np.float32),
             score=float(np.clip(seen_box[4], 0.0, 1.0)),
             strength=float(person.strength or 0.0),
             pose=Pose(float(pose[0]), float(pose[1]) - PITCH_AT_EASE, float(pose[2])),
@@ -988,7 +993,7 @@ class MeshTracker:
             missed=_missed(person, frame.index),
             shot=frame.shot,
             anchors=anchors.astype(np.float32),
-            mesh=self._model.place(shape, pose).astype(np.float32),
+            mesh=mesh.astype(np.float32),
         )
 
     def _forget(self, index: int) -> None:
@@ -1008,7 +1013,8 @@ def _weight(look: Look) -> float:
 
 def _trust(likeness: NDArray[np.float64]) -> NDArray[np.float64]:
     """(N,) how much readings count beside others of the same face: hardly where they are clearly less like it."""
-    drop = np.maximum(np.percentile(likeness, 75) - likeness - 0.05, 0.0)
+    good = np.sort(likeness)[(3 * len(likeness)) // 4]
+    drop = np.maximum(good - likeness - 0.05, 0.0)
     trust: NDArray[np.float64] = np.maximum(np.exp(-((drop / LIKENESS_DROP) ** 2)), 0.02)
     return trust
 

@@ -14,9 +14,9 @@ __all__ = ["smooth_at"]
 
 SUPPORT = 3.0  # looks farther than so many standard deviations do not count
 NARROWER = 2.5  # times: a second window, used where the two disagree
-KINK_FROM, KINK_TO = 1.0, 3.0  # of what looks are usually off: disagreement from which, and to which, it takes over
+KINK_FROM, KINK_TO = 1.0, 2.5  # of what looks are usually off: disagreement from which, and to which, it takes over
 ROBUST_STEPS = 3
-ROBUST_REACH = 6.0  # times the median distance from the fit: looks farther off do not count (Cleveland)
+ROBUST_REACH = 3.0  # times the median distance from the fit: where looks lie farther off, they do not count
 
 
 def smooth_at(
@@ -58,36 +58,47 @@ def smooth_at(
     third_nearest = np.sort(np.abs(offset))[:3][-1]  # a narrow window still holds enough looks to tell a motion
     used = np.abs(offset) <= max(SUPPORT * sigma, float(third_nearest))
     x, y, k = offset[used] / sigma, values[used], window[used] * weights[used] + 1e-12
-    fitted, at_looks = _fit(x, y, k)
-    if noise is None or len(x) < 5:
-        return fitted
-    for _ in range(ROBUST_STEPS):
-        away = (np.abs(y - at_looks) / noise).max(1)
-        usual = max(1.0, float(np.median(away)))
-        far = away / (ROBUST_REACH * usual)
-        trust = np.square(np.maximum(1.0 - far * far, 0.0))
-        if trust.min() > 0.8:
-            break
-        k = window[used] * weights[used] * trust + 1e-12
-        fitted, at_looks = _fit(x, y, k)
-    # where a motion begins or stops at once, few looks tell more than many
-    near, _ = _fit(x, y, k * np.exp(-0.5 * x * x * (NARROWER**2 - 1.0)))
-    apart = np.abs(near - fitted) / (usual * noise)
-    share = np.clip((apart - KINK_FROM) / (KINK_TO - KINK_FROM), 0.0, 1.0)
-    return (1.0 - share) * fitted + share * near
-
-
-def _fit(
-    x: NDArray[np.float64], y: NDArray[np.float64], k: NDArray[np.float64]
-) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
-    """(D,) the polynomial's value at 0, kept near the looks that count, and (N, D) its values at the looks."""
-    counts = k > 1e-4 * k.max()
-    basis = np.stack([x**power for power in range(_order(x[counts]) + 1)], 1)
-    weighted = basis * (k / k.max())[:, None]
-    solution = np.linalg.solve(basis.T @ weighted + 1e-12 * np.eye(basis.shape[1]), weighted.T @ y)
-    low, high = y[counts].min(0), y[counts].max(0)
+    basis = _basis(x, k)
+    solution = _solve(basis, y, k)
+    if noise is not None and len(x) >= 5:
+        for _ in range(ROBUST_STEPS):
+            away = (np.abs(y - basis @ solution) / noise).max(1)
+            far = away / (ROBUST_REACH * max(1.0, float(np.sort(away)[len(x) // 2])))
+            if far.max() <= 1.0:
+                break
+            k = window[used] * weights[used] * np.square(np.maximum(1.0 - far * far, 0.0)) + 1e-12
+            basis = _basis(x, k)
+            solution = _solve(basis, y, k)
+        # where a motion begins or stops at once, few looks tell more than many
+        near = _solve(basis, y, k * np.exp(-0.5 * x * x * (NARROWER**2 - 1.0)))
+        close = np.abs(x) <= 2.0 / NARROWER
+        if close.any():
+            away = (np.abs(y - basis @ near) / noise).max(1)[close]
+            usual = max(1.0, float(np.sort(away)[len(away) // 2]))
+            apart = np.abs(near[0] - solution[0]) / (usual * noise)
+            share = np.minimum(np.maximum((apart - KINK_FROM) / (KINK_TO - KINK_FROM), 0.0), 1.0)
+            solution[0] += share * (near[0] - solution[0])
+    counted = y[k > 1e-4 * k.max()]
+    low, high = counted.min(0), counted.max(0)
     slack = (high - low) / 2.0
-    return np.clip(solution[0], low - slack, high + slack), basis @ solution
+    fitted: NDArray[np.float64] = np.minimum(np.maximum(solution[0], low - slack), high + slack)
+    return fitted
+
+
+def _basis(x: NDArray[np.float64], k: NDArray[np.float64]) -> NDArray[np.float64]:
+    """(N, 1 to 3) powers of the places, as many as the looks that count allow."""
+    counted = x[k > 1e-4 * k.max()]
+    powers = [np.ones_like(x), x, x * x]
+    return np.stack(powers[: _order(counted) + 1], 1)
+
+
+def _solve(basis: NDArray[np.float64], y: NDArray[np.float64], k: NDArray[np.float64]) -> NDArray[np.float64]:
+    """(1 to 3, D) coefficients of the polynomial, by weighted least squares."""
+    weighted = (basis * (k / k.max())[:, None]).T
+    normal = weighted @ basis
+    normal.flat[:: len(normal) + 1] += 1e-12
+    solution: NDArray[np.float64] = np.linalg.solve(normal, weighted @ y)
+    return solution
 
 
 def _order(x: NDArray[np.float64]) -> int:
