@@ -14,7 +14,7 @@ from vidrestore.errors import ConfigError
 from vidrestore.morphable.camera import Camera
 from vidrestore.morphable.files import load_vr468
 from vidrestore.morphable.prior import ShapePrior
-from vidrestore.morphable.regressor import ShapeRegressor
+from vidrestore.morphable.regressor import ShapeRegressor, load_regressor, save_regressor
 from vidrestore.train import mobile, regressor
 from vidrestore.train.data import FaceCache
 from vidrestore.train.meshes import (
@@ -210,6 +210,31 @@ def test_the_regressor_learns(folder: Path, tmp_path: Path) -> None:
     assert report.steps == 40
     assert np.mean(losses[-2:]) < 0.9 * np.mean(losses[:2])
     assert report.weights.is_file()
+
+
+def test_the_last_layer_learns_alone_from_a_mean_and_keeps_the_identity(folder: Path, tmp_path: Path) -> None:
+    torch.manual_seed(1)
+    smoke = regressor.load_config(shipped_config("regressor_smoke"))
+    files = []
+    for name in ("a", "b"):
+        files.append(tmp_path / f"{name}.safetensors")
+        save_regressor(ShapeRegressor(smoke.network), files[-1])
+    settings = [f"data.faces={folder}", f"data.cache={tmp_path}/c.npy", f"data.points={folder}/points.npz"]
+    settings += [f"start={files[0]}", f"reference={files[1]}", "start_share=0.75", "learns=last", "loss.identity=1.0"]
+    config = regressor.load_config(shipped_config("regressor_smoke"), [*settings, "run.max_steps=6", "run.log_every=1"])
+    heard: list[dict[str, float]] = []
+    report = regressor.train(config, tmp_path / "run", progress=lambda s, p, values: heard.append(values))
+    first, second, after = (load_regressor(file).state_dict() for file in (*files, report.weights))
+    mean = {name: 0.75 * first[name] + 0.25 * second[name] for name in first if first[name].is_floating_point()}
+    for name, value in mean.items():
+        if not name.startswith("last."):
+            torch.testing.assert_close(after[name], value, atol=2e-3, rtol=2e-3)  # float16 on disk
+    assert not torch.allclose(after["last.weight"], mean["last.weight"], atol=1e-4)
+    assert heard[0]["identity"] > 0.0
+    with pytest.raises(ConfigError, match="needs a reference"):
+        regressor.load_config(shipped_config("regressor_smoke"), ["loss.identity=1.0"])
+    with pytest.raises(ConfigError, match="start_share"):
+        regressor.load_config(shipped_config("regressor_smoke"), ["start_share=0.5"])
 
 
 def test_points_without_the_lids_that_are_wanted_are_made_anew(
