@@ -94,7 +94,7 @@ def _cubic_pair_at(
         )
 
     arguments = (values, *[types.int64] * 3, *[types.float32] * 4)
-    return types.UniTuple(types.float32, 2)(*arguments), generate
+    return types.UniTuple(types.float32, 2)(*arguments), generate  # type: ignore[no-untyped-call]
 
 
 def _lanes(lanes: list[Any]) -> Any:
