@@ -277,13 +277,13 @@ class FaceReader:
         plane = frame.planes[0]
         step = int(1.0 / mean_scale(matrix))  # frame pixels per pixel of the patch
         if step > 1:
-            corners = apply(invert(matrix), [[0.0, 0.0], [_PATCH, 0.0], [0.0, _PATCH], [_PATCH, _PATCH]])
+            corners = apply(invert(matrix), _PATCH * np.array([(0.0, 0.0), (1.0, 0.0), (0.0, 1.0), (1.0, 1.0)]))
             left, top = np.clip(np.floor(corners.min(0)).astype(int), 0, (frame.width - step, frame.height - step))
             right, bottom = np.ceil(corners.max(0)).astype(int)
             columns = max(1, (min(right, frame.width) - left) // step)
             rows = max(1, (min(bottom, frame.height) - top) // step)
             part = np.ascontiguousarray(plane[top : top + rows * step, left : left + columns * step])
-            plane = cv2.resize(part, (columns, rows), interpolation=cv2.INTER_AREA)  # type: ignore[assignment]
+            plane = cv2.resize(part, (columns, rows), interpolation=cv2.INTER_AREA)  # type: ignore[assignment, arg-type]
             middle = (step - 1) / 2.0
             matrix = compose(matrix, np.array([[step, 0.0, left + middle], [0.0, step, top + middle]]))
         shown = cv2.warpAffine(plane, matrix, (_PATCH, _PATCH), flags=cv2.INTER_LINEAR, borderMode=cv2.BORDER_REPLICATE)
