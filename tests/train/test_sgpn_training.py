@@ -54,6 +54,7 @@ def test_the_smoke_configuration_takes_both_steps_and_leaves_weights(config: Sgp
     assert {"mesh_positions", "mesh_colours"} <= lines[0].keys()
     assert {"reconstruction", "adversarial", "landmark", "mesh_positions", "critic"} <= lines[-1].keys()
     assert {"psnr", "psnr_input", "mask", "mesh_rms"} <= report.values.keys()
+    assert len(list((tmp_path / "run" / "sheets").glob("*.png"))) == 1
     Sgpn(config.network).load_state_dict(load_file(report.weights))
     start = replace(config.start, regressor=str(tmp_path / "run" / "d3dfr.safetensors"))
     make_regressor(config.shape.regressor, start)  # what it leaves is what a next run starts from

@@ -17,7 +17,9 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import torch
+from numpy.typing import NDArray
 from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
 from torch.nn import functional
@@ -49,6 +51,7 @@ from vidrestore.train.run import (
 )
 from vidrestore.train.sgpn_data import Batch, SgpnData, SgpnSamples, as_batch, held_out_batch, open_faces
 from vidrestore.train.shape_losses import Measure, landmark_loss, mesh_loss
+from vidrestore.train.sheets import lay_sheet
 
 __all__ = [
     "AdversarialOptions",
@@ -340,16 +343,11 @@ class SgpnTraining:
         for i in range(len(self.held_out.clean)):
             faces, here = self.held_out, slice(i, i + 1)
             one = Batch(faces.degraded[here], faces.clean[here], faces.points[here]).to(self.config.run.device)
-            prior = self.average_prior
-            maps = prior.maps(one.points, one.clean.shape[-1])
-            drawn: Encoded | None = None
-            coefficients: Tensor | None = None
-            if self.config.network.has_shape_prior:
-                coefficients = prior.read(one.degraded, maps)
-                drawn = self.average.encode(prior.draw(coefficients, maps, one.clean.shape[-1]))
-                target = self.teacher.read(one.clean, maps)
+            restored, coefficients = self._averaged(one, masks)
+            if coefficients is not None:
+                prior = self.average_prior
+                target = self.teacher.read(one.clean, prior.maps(one.points, one.clean.shape[-1]))
                 errors.append(float(mesh_loss(prior.model, coefficients, target, "squared").positions) ** 0.5)
-            restored = self.average.decode(self.average.encode(one.degraded), drawn, coefficients, masks)
             psnr.append(_psnr(restored.clamp(-1.0, 1.0), one.clean))
             before.append(_psnr(one.degraded, one.clean))
         values = {"psnr": _mean(psnr), "psnr_input": _mean(before)}
@@ -358,6 +356,29 @@ class SgpnTraining:
         if errors:
             values["mesh_rms"] = _mean(errors)
         return values
+
+    def _averaged(self, one: Batch, masks: list[Tensor] | None = None) -> tuple[Tensor, Tensor | None]:
+        """The averaged network's pictures, and the coefficients they were made with; the masks are added."""
+        drawn: Encoded | None = None
+        coefficients: Tensor | None = None
+        if self.config.network.has_shape_prior:
+            prior, size = self.average_prior, one.clean.shape[-1]
+            maps = prior.maps(one.points, size)
+            coefficients = prior.read(one.degraded, maps)
+            drawn = self.average.encode(prior.draw(coefficients, maps, size))
+        return self.average.decode(self.average.encode(one.degraded), drawn, coefficients, masks), coefficients
+
+    @torch.no_grad()
+    def sheet(self, faces: int) -> NDArray[np.uint8]:
+        """Degraded, restored and clean."""
+        held_out, rows = self.held_out, []
+        for i in range(min(faces, len(held_out.clean))):
+            here = slice(i, i + 1)
+            one = Batch(held_out.degraded[here], held_out.clean[here], held_out.points[here])
+            rows.append(self._averaged(one.to(self.config.run.device))[0].cpu())
+        shown = slice(0, len(rows))
+        columns = {"degraded": held_out.degraded[shown], "restored": torch.cat(rows), "clean": held_out.clean[shown]}
+        return lay_sheet(columns)
 
     def export(self, folder: Path, clock: Clock) -> Path:
         """The averaged network and regressor."""
