@@ -12,15 +12,16 @@ finds a face, and the regressor on the same ones.
 puppets``), which gives openings that are known exactly, and are damaged at each level. The slope of the regressed
 opening on the true one says how much of a motion is followed, 1 is all; within one face it is not helped by differences
 of people. *Clips* (``--clip``) are videos of real people, aligned by YuNet: lips against FaceMesh and lids against the
-iris network on the clean frames; these teachers err themselves. ``--beside FILE`` measures other weights on the same
-samples.
+iris network on the clean frames; these teachers err themselves. *People* (``--people``) are generated and moved along
+latent directions that open the mouth, smile, and open or close the eyes; the same teachers look at them. ``--beside
+FILE`` measures other weights on the same samples.
 """
 
 from __future__ import annotations
 
 import argparse
 import json
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from pathlib import Path
 
 import av
@@ -41,13 +42,17 @@ from vidrestore.train.data import FaceCache, list_images
 from vidrestore.train.degrade import LEVELS, Picture, apply_recipe, draw_recipe
 from vidrestore.train.eyes import EyeReader
 from vidrestore.train.facemesh import FaceMesh
+from vidrestore.train.generator import mean_style, styles_of
 from vidrestore.train.meshes import MeshPairs, PointCache
 from vidrestore.train.puppets import SIDE, Puppet, picture_of, pose
 from vidrestore.train.regressor import LID_PAIRS, LIP_PAIRS, eye_distance, openings, point_errors
+from vidrestore.train.variations import directions, make_expressions
 from vidrestore.train.vr468 import mesh_of
 
 NAMES = ("light", "medium", "heavy", "clean")
 SIZE = 256
+HELD_OUT = 128
+FIRST_PERSON = 40_000  # numbers of people far from those of the folder
 STEPS = (1 / 3, 2 / 3, 1.0)  # of the way to an open mouth or closed lids, after the face at rest
 MOVES = {"lips": 6, "lids": 7}  # places in a puppet's move
 PAIRS = {"lips": LIP_PAIRS, "lids": LID_PAIRS}
@@ -163,11 +168,26 @@ def aligned_frames(clip: Path, most: int) -> Iterator[NDArray[np.uint8]]:
                 yield np.asarray(cv2.warpAffine(picture, crop, (SIDE, SIDE), flags=cv2.INTER_LINEAR), np.uint8)
 
 
-def on_clip(priors: Priors, clip: Path, most: int) -> dict[str, Slopes]:
-    """Slopes on a real person, by regressor and level; the spread of the true openings beside them."""
+def unlike_at_rest(paths: list[Path], points: PointCache, folder: Path, count: int) -> Iterator[NDArray[np.uint8]]:
+    """People whom no training saw, moved along directions that are found on the faces after the held-out ones."""
+    mean = mean_style()
+    usable = np.flatnonzero(points.trusted)
+    usable = usable[usable >= HELD_OUT]
+    found = points.points[usable].astype(np.float64) * SIDE - [0.5, 0.5, 0.0]
+    moves = directions(styles_of([paths[i] for i in usable], mean), found, mean)
+    make_expressions(folder, moves, mean, start=FIRST_PERSON, count=count)
+    for path in list_images(folder)[:count]:
+        read_back = cv2.imread(str(path), cv2.IMREAD_COLOR)
+        assert read_back is not None, path
+        yield np.asarray(read_back[..., ::-1], np.uint8)
+
+
+def on_pictures(priors: Priors, many: Iterable[NDArray[np.uint8]]) -> dict[str, Slopes]:
+    """Slopes over aligned pictures, by regressor and level; the spread of the true openings beside them."""
     teacher, eyes = FaceMesh(), EyeReader()
     pictures, points = [], []
-    for picture in aligned_frames(clip, most):
+    for picture in many:
+        picture = np.ascontiguousarray(picture)
         found, score = teacher.find(picture)
         if score > 20.0:
             pictures.append(picture)
@@ -189,11 +209,12 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--faces", required=True)
     parser.add_argument("--points", required=True)
-    parser.add_argument("--held-out", type=int, default=128)
+    parser.add_argument("--held-out", type=int, default=HELD_OUT)
     parser.add_argument("--count", type=int, default=400, help="samples for the landmark error")
     parser.add_argument("--actors", type=int, default=48, help="faces that act")
     parser.add_argument("--clip", type=Path, action="append", default=[], help="video of one real person")
     parser.add_argument("--frames", type=int, default=150, help="of each clip, at most")
+    parser.add_argument("--people", type=int, default=0, help="generated people who are not at rest, 2 s each")
     parser.add_argument("--beside", action="append", default=[], help="weights to measure on the same samples")
     parser.add_argument("--lids", choices=("eyes", "mesh"), default="eyes", help="which network says where lids are")
     parser.add_argument("--quick", action="store_true", help="fewer samples, 24 actors, no times")
@@ -242,7 +263,10 @@ def main() -> None:
         "acting": acting(priors, cache, known, arguments.actors),
     }
     for clip in arguments.clip:
-        report[f"clip {clip.stem}"] = on_clip(priors, clip, arguments.frames)
+        report[f"clip {clip.stem}"] = on_pictures(priors, aligned_frames(clip, arguments.frames))
+    if arguments.people:
+        moved = unlike_at_rest(paths, everything, Path(arguments.cache).with_name("people"), arguments.people)
+        report["people"] = on_pictures(priors, moved)
     if not arguments.quick:
         torch.set_num_threads(1)
         one, prior = crops[:1], priors["shipped"]
