@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 from dataclasses import replace
 
+import cv2
 import numpy as np
 import pytest
 import torch
@@ -26,8 +27,9 @@ from numpy.typing import NDArray
 from vidrestore.config import TrackOptions
 from vidrestore.geometry import apply, mean_scale
 from vidrestore.morphable.camera import Camera
+from vidrestore.picture import frame_from_rgb, rgb_from_frame
 from vidrestore.restoration.align import crop_from_display
-from vidrestore.track.face import FaceReader, crop_at
+from vidrestore.track.face import FaceReader, crop_at, difference
 from vidrestore.track.mesh import MeshTracker
 from vidrestore.types import Detections, Frame
 
@@ -286,6 +288,18 @@ def test_memory_does_not_grow_with_the_clip() -> None:
     assert len(tracker._gallery) <= 32
     assert all(len(person.indices) < 60 for person in tracker._people)
     assert len(tracker._waiting) == TrackOptions().lookahead
+
+
+def test_a_patch_of_a_face_does_not_depend_on_the_faces_size(reader: FaceReader) -> None:
+    head, other = Head(1, 80, 80), Head(1, 80, 80, mouth=1.0)
+    rgb = rgb_from_frame(picture([head], 0))
+    enlarged = cv2.resize(rgb, (4 * SIZE, 4 * SIZE), interpolation=cv2.INTER_CUBIC)
+    small = reader.glance(picture([head], 0), head.anchors)
+    large = reader.glance(frame_from_rgb(np.asarray(enlarged, np.uint8), 0), 4.0 * head.anchors + 1.5)
+    opened = reader.glance(picture([other], 0), head.anchors)
+    assert small.shape == large.shape == (34, 32)
+    assert difference(small, large) < 4.0
+    assert difference(small, opened) > 2.0 * difference(small, large)
 
 
 # --- what is read, rejected, held ------------------------------------------------------------------------------------
