@@ -143,7 +143,8 @@ class FaceEmbedding(nn.Module):
 
     def of_crops(self, crops: Tensor, moves: Tensor | None = None) -> Tensor:
         """(B, 128) of aligned crops: :meth:`chips`, then the network."""
-        return self(self.chips(crops, moves))
+        embeddings: Tensor = self(self.chips(crops, moves))
+        return embeddings
 
 
 def load_embedding(path: Path | None = None) -> FaceEmbedding:
