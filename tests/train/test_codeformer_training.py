@@ -111,6 +111,7 @@ def test_stage_one_learns_to_repeat_pictures(first_stage: Path) -> None:
     assert np.mean(pixel[-5:]) < 0.6 * np.mean(pixel[:2])
     assert lines(first_stage, "codes_used")[-1] >= 6
     load_weights(VQAutoencoder(make_dims()), first_stage / "autoencoder.safetensors")
+    assert (first_stage / "sheets" / "0000100.png").is_file()
 
 
 def make_dims() -> object:
@@ -120,6 +121,7 @@ def make_dims() -> object:
 def test_stage_two_names_far_more_codes_than_chance(second_stage: Path, first_stage: Path, smoke: Make) -> None:
     """Chance is the share of the most frequent code, not one in sixteen: a network that always says it is no better."""
     accuracy = lines(second_stage, "accuracy_large")[-1]
+    assert (second_stage / "sheets" / "0000080.png").is_file()
     training = CodesTraining(smoke("stage=codes", start(first_stage)))
     targets = training.targets(training.faces.validation.clean)
     most_frequent = float(torch.bincount(targets.flatten()).max()) / targets.numel()

@@ -28,6 +28,7 @@ from typing import Any, TypeVar
 
 import numpy as np
 import torch
+from numpy.typing import NDArray
 from safetensors import SafetensorError, safe_open
 from safetensors.torch import save_file
 from torch import Tensor, nn
@@ -56,6 +57,7 @@ from vidrestore.train.run import (
     set_rate,
     stepped_rate,
 )
+from vidrestore.train.sheets import lay_sheet
 
 __all__ = [
     "CodeUse",
@@ -389,6 +391,13 @@ class AutoencoderTraining:
             "codes_used": float(torch.bincount(codes.flatten()).count_nonzero()),
         }
 
+    @torch.inference_mode()
+    def sheet(self, faces: int) -> NDArray[np.uint8]:
+        """Clean faces, and as their codes are decoded."""
+        clean = self.faces.validation.clean[:faces]
+        codes = _in_parts(lambda x: self.average.predict_codes(self.average.encode(x)), clean, self.config)
+        return lay_sheet({"clean": clean, "decoded": _in_parts(self.average.decode, codes, self.config)})
+
     def export(self, folder: Path, clock: Clock) -> Path:
         path = folder / "autoencoder.safetensors"
         save_weights(self.average, path, self.dims, clock)
@@ -465,6 +474,17 @@ class CodesTraining:
                 restored = _in_parts(functools.partial(average, w=w, adain=False), degraded, self.config)
                 values[f"psnr_{view}_w{w:g}"] = psnr(restored, validation.clean)
         return values
+
+    @torch.inference_mode()
+    def sheet(self, faces: int) -> NDArray[np.uint8]:
+        """By view: as it is given, and restored with each w; then clean."""
+        columns: dict[str, Tensor] = {}
+        for view, degraded in self.faces.validation.views.items():
+            columns[view] = degraded[:faces]
+            for w in self.weights_shown:
+                restore = functools.partial(self.average, w=w, adain=False)
+                columns[f"{view}, w = {w:g}"] = _in_parts(restore, degraded[:faces], self.config)
+        return lay_sheet(columns | {"clean": self.faces.validation.clean[:faces]})
 
     @property
     def weights_shown(self) -> tuple[float, ...]:
