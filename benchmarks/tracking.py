@@ -1,6 +1,6 @@
 """What finding and following faces costs (goal P6), and what it finds.
 
-    python benchmarks/tracking.py --faces data/faces            # all clips, 60 frames each: under five minutes
+    python benchmarks/tracking.py --faces data/faces            # all clips, 60 frames each
     python benchmarks/tracking.py --quick                       # 24 frames of the clips that are at hand
 
 Candidates, each given the same decoded frames, in turns of a block of frames so that a load from outside falls on all:
