@@ -306,3 +306,13 @@ def test_shipped_weights_keep_colours(shipped: CompactNet, pairs: dict[str, np.n
     clean = pairs["clean"]
     means = restore(shipped, clean).mean((1, 2)) - clean.mean((1, 2), dtype=np.float64)
     assert np.abs(means).max() < 0.5  # of 255; rounding and clipping included
+
+
+def test_an_exported_network_takes_any_number_of_faces() -> None:
+    network = CompactNet(replace(SMALL, without_grid=True)).eval()
+    torch.nn.init.normal_(network.head.weight, std=0.2)
+    shapes = {"image": {0: torch.export.Dim("batch", min=1, max=16)}}
+    exported = torch.export.export(network, (torch.zeros(2, 3, 32, 32),), dynamic_shapes=shapes).module()
+    images = torch.rand(3, 3, 32, 32, generator=torch.Generator().manual_seed(0)) * 2 - 1
+    with torch.inference_mode():
+        assert torch.allclose(exported(images), network(images), atol=1e-5)
