@@ -289,7 +289,7 @@ def without_grid(change: Tensor, tent: Tensor | None = None) -> Tensor:
     for kernel in ((1, _NEAR), (_NEAR, 1)):
         margin = (kernel[0] // 2, kernel[1] // 2)
         places = functional.avg_pool2d(places, kernel, 1, margin, count_include_pad=False)
-    each = places.unflatten(1, (channels, _BLOCK**2))  # no number of the batch: an exported network takes any
+    each = torch.unflatten(places, 1, (channels, _BLOCK**2))  # no number of the batch: an exported network takes any
     places = (each - each.mean(2, keepdim=True)).flatten(1, 2).contiguous(memory_format=last)
     return change - functional.pixel_shuffle(places, _BLOCK)
 
