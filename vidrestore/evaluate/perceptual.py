@@ -9,7 +9,6 @@ Source:
 
 from __future__ import annotations
 
-import importlib.util
 from pathlib import Path
 from typing import Literal
 
@@ -18,6 +17,7 @@ from torch import Tensor, nn
 from torch.nn import functional
 
 from vidrestore.errors import WeightsError
+from vidrestore.packages import packaged_file
 
 __all__ = ["ShiftTolerantLpips", "find_stlpips_weights"]
 
@@ -32,11 +32,9 @@ def find_stlpips_weights(net: Literal["alex", "vgg"]) -> Path:
     Raises:
         WeightsError: the package ``stlpips-pytorch`` is not installed, or has no such file.
     """
-    spec = importlib.util.find_spec("stlpips_pytorch")  # finds the folder, runs none of its code
-    for folder in (spec.submodule_search_locations or []) if spec is not None else []:
-        path = Path(folder) / "weights" / "vST0.0" / f"{net}_shift_tolerant.pth"
-        if path.is_file():
-            return path
+    path = packaged_file("stlpips_pytorch", f"weights/vST0.0/{net}_shift_tolerant.pth")
+    if path is not None:
+        return path
     raise WeightsError("ST-LPIPS needs its parameters: pip install --no-deps stlpips-pytorch==0.0.2")
 
 

