@@ -158,6 +158,10 @@ class Phase:
     r1: float = 1.0
     """Weight of the critic's squared gradient on clean faces."""
 
+    def teaches(self, name: str) -> bool:
+        """Whether a parameter, or a part, of this name learns; of the generator's own ``learns_generator`` decides."""
+        return not self.learns or name.startswith(self.learns)
+
 
 @dataclass(frozen=True, slots=True)
 class MobileConfig:
@@ -345,8 +349,7 @@ class _MobileTraining:
     def _choose_what_learns(self, phase: Phase) -> None:
         generator = {id(p) for p in self._generator_parameters()}
         for name, parameter in self.network.named_parameters():
-            is_asked = not phase.learns or name.startswith(phase.learns)
-            parameter.requires_grad_(is_asked and (phase.learns_generator or id(parameter) not in generator))
+            parameter.requires_grad_(phase.teaches(name) and (phase.learns_generator or id(parameter) not in generator))
 
     def _views(self, batch: Mapping[str, Tensor], phase: Phase, clock: Clock) -> _Sample:
         if phase.views == 1:
@@ -385,7 +388,9 @@ class _MobileTraining:
         """The losses, not yet weighted, and their weighted sum."""
         count = len(sample.clean) // phase.views
         draw = rng.random(count)
-        w = torch.from_numpy(np.where(draw < 0.6, 0.0, np.where(draw < 0.8, 1.0, rng.random(count)))).float()
+        without = 0.2 if phase.teaches("trunk") else 0.0  # without the prior there is only the trunk to teach
+        drawn = np.where(draw < 0.6, 0.0, np.where(draw < 0.6 + without, 1.0, rng.random(count)))
+        w = torch.from_numpy(drawn).float()
         w = w.repeat_interleave(phase.views).to(sample.degraded.device)
         with reduced(self.config.run):
             restored = self.network(sample.degraded, render, coefficients, w)
