@@ -25,6 +25,7 @@ __all__ = [
     "CropContext",
     "Detections",
     "Frame",
+    "MeshTopology",
     "PixelFormat",
     "Plane",
     "Pose",
@@ -222,6 +223,35 @@ class Pose:
     roll: float
 
 
+@dataclass(frozen=True, slots=True, eq=False)
+class MeshTopology:
+    """What a mesh needs beside its vertices, where it is not one of ``vr468``; all meshes of a model share one."""
+
+    name: str
+    """Of the face model: ``bfm``."""
+    triangles: NDArray[np.int32]
+    """(T, 3) vertex indices, counter-clockwise seen from outside."""
+    top: int
+    """The vertex in the middle of the hairline."""
+    chin: int
+    """The vertex under the chin."""
+
+    def __post_init__(self) -> None:
+        """Checks the triangles."""
+        if self.triangles.ndim != 2 or self.triangles.shape[1] != 3 or not len(self.triangles):
+            raise ValueError(f"triangles must be (T, 3), got {self.triangles.shape}")
+        if min(int(self.triangles.min()), self.top, self.chin) < 0 or max(self.top, self.chin) >= self.num_vertices:
+            raise ValueError(f"a topology of {self.num_vertices} vertices has indices beyond them")
+
+    @property
+    def num_vertices(self) -> int:
+        """V, up to the last vertex that a triangle names."""
+        return int(self.triangles.max()) + 1
+
+    def __repr__(self) -> str:
+        return f"MeshTopology({self.name!r}, {len(self.triangles)} triangles)"
+
+
 @dataclass(frozen=True, slots=True)
 class Track:
     """One person's face in one frame, in display pixels."""
@@ -251,6 +281,8 @@ class Track:
     mesh: NDArray[np.float32] | None = None
     """(V, 3) vertices of the tracked 3D face with its expression: x, y in display pixels; z in display pixels towards
     the viewer, 0 at the face's origin. None where no 3D face is tracked."""
+    topology: MeshTopology | None = None
+    """Which model mesh and coefficients are of, where it is not the package's own (``vr468``)."""
 
     @property
     def alignment(self) -> NDArray[np.float32]:
@@ -282,6 +314,8 @@ class Crop:
     """(S, S) in [0, 1]: where the picture is missing and is to be made up; None where nothing is."""
     mesh: NDArray[np.float32] | None = None
     """(V, 3) vertices of the tracked 3D face, x and y in crop pixels, z in crop pixels towards the viewer; or None."""
+    topology: MeshTopology | None = None
+    """Of that mesh; None is ``vr468``'s."""
 
     def __post_init__(self) -> None:
         """Checks that the image is a square of three channels."""

@@ -57,11 +57,11 @@ class Head:
 
     @property
     def anchors(self) -> NDArray[np.float64]:
-        return FaceModel.place(face_model().five(self.identity), self.pose)[:, :2]
+        return face_model().place(face_model().five(self.identity), self.pose)[:, :2]
 
     @property
     def mesh(self) -> NDArray[np.float64]:
-        return FaceModel.place(face_model().shape(self.identity, self.expression), self.pose)
+        return face_model().place(face_model().shape(self.identity, self.expression), self.pose)
 
     @property
     def box(self) -> NDArray[np.float64]:

@@ -30,9 +30,10 @@ from vidrestore.kernels.sample import sample_crops
 from vidrestore.morphable.camera import Camera
 from vidrestore.morphable.coefficients import COEFFICIENTS, WIDTHS
 from vidrestore.morphable.files import load_vr468
+from vidrestore.morphable.model import MorphableModel
 from vidrestore.morphable.regressor import REGRESSOR_SIZE, ShapeRegressor, fold_normalisation, load_regressor
 from vidrestore.morphable.template import FFHQ_TEMPLATE_512
-from vidrestore.types import Frame, StreamInfo
+from vidrestore.types import Frame, MeshTopology, StreamInfo
 
 __all__ = ["PITCH_AT_EASE", "POSE", "FaceModel", "FaceReader", "Look", "crop_at", "difference"]
 
@@ -125,17 +126,41 @@ def difference(first: NDArray[np.float32], second: NDArray[np.float32]) -> float
 
 
 class FaceModel:
-    """``vr468`` in NumPy: shapes, and where they are seen at a pose."""
+    """A morphable model in NumPy: shapes, and where they are seen at a pose.
 
-    def __init__(self) -> None:
-        model = load_vr468()
+    Args:
+        model: None is ``vr468``; another one lies in its frame (:mod:`vidrestore.track.bfm`).
+        five: the vertices whose means stand for the five points.
+        offsets: (5, 3) what is added to them.
+        viewing_distance: of the camera from a face that fills the regressor's crop, in the unit of ``vr468``.
+        camera: that the regressor's coefficients are about; None is the published one.
+        crop_size: pixels of the regressor's crop.
+        topology: of the mesh; None is that of ``vr468``.
+    """
+
+    def __init__(
+        self,
+        model: MorphableModel | None = None,
+        *,
+        five: Sequence[Sequence[int]] = FIVE_VERTICES,
+        offsets: NDArray[np.float64] = FIVE_OFFSETS,
+        viewing_distance: float = VIEWING_DISTANCE,
+        camera: Camera | None = None,
+        crop_size: int = REGRESSOR_SIZE,
+        topology: MeshTopology | None = None,
+    ) -> None:
+        model = model or load_vr468()
+        self.topology = topology
+        self.camera = camera or Camera()
+        self._viewing_distance = viewing_distance
+        self._crop_size = crop_size
         self._mean = model.mean_shape.numpy().astype(np.float32)  # (V, 3)
         self._identity = model.identity_basis.numpy().astype(np.float32)
         self._expression = model.expression_basis.numpy().astype(np.float32)
         pick = np.zeros((5, len(self._mean)))
-        for row, which in zip(pick, FIVE_VERTICES, strict=True):
+        for row, which in zip(pick, five, strict=True):
             row[list(which)] = 1.0 / len(which)
-        self._five_mean = pick @ self._mean + FIVE_OFFSETS
+        self._five_mean = pick @ self._mean + offsets
         self._five_identity, self._five_expression = (
             np.einsum("fv,vkc->fkc", pick, basis.reshape(-1, 3, basis.shape[1])).reshape(15, -1)
             for basis in (self._identity, self._expression)
@@ -182,8 +207,7 @@ class FaceModel:
         five: NDArray[np.float64] = self._five_mean + offsets.reshape(5, 3)
         return five
 
-    @staticmethod
-    def place(points: NDArray[np.floating[Any]], pose: NDArray[np.float64]) -> NDArray[np.float64]:
+    def place(self, points: NDArray[np.floating[Any]], pose: NDArray[np.float64]) -> NDArray[np.float64]:
         """Points of the model as they are seen.
 
         Args:
@@ -196,7 +220,7 @@ class FaceModel:
         yaw, pitch, roll, log_scale, x, y = pose
         turned = np.asarray(points, np.float64) @ _rotation(pitch, yaw, -roll)
         scale = math.exp(log_scale)
-        near = scale / (1.0 - turned[:, 2] / VIEWING_DISTANCE)
+        near = scale / (1.0 - turned[:, 2] / self._viewing_distance)
         return np.stack([x + near * turned[:, 0], y - near * turned[:, 1], near * turned[:, 2]], 1)
 
     def coefficients(
@@ -208,10 +232,10 @@ class FaceModel:
         lighting: NDArray[np.float32],
         crop_from_display: Affine,
     ) -> NDArray[np.float32]:
-        """(257,) as ``Camera()`` sees the face in a crop of ``REGRESSOR_SIZE``, to which the map leads."""
-        camera = Camera()  # any size: coefficients do not depend on it
+        """(257,) as the regressor's camera sees the face in its crop, to which the map leads."""
+        camera = self.camera  # any size: coefficients do not depend on it
         size = camera.size
-        crop_from_display = compose(scale_about_pixel_edges(size / REGRESSOR_SIZE), crop_from_display)
+        crop_from_display = compose(scale_about_pixel_edges(size / self._crop_size), crop_from_display)
         yaw, pitch, roll, log_scale, x, y = pose
         turn = math.atan2(crop_from_display[1, 0], crop_from_display[0, 0])
         depth = camera.focal / (math.exp(log_scale) * mean_scale(crop_from_display))
@@ -243,8 +267,13 @@ class FaceReader:
         network = regressor or load_regressor()
         self._network = fold_normalisation(network).to(self._device, memory_format=torch.channels_last)  # type: ignore[call-overload]
         self._mesh = load_vr468().to(self._device)
+        self._size, self._camera, self._middle = REGRESSOR_SIZE, Camera().scaled(REGRESSOR_SIZE), _MIDDLE
         self.model = FaceModel()
         self.num_read = 0
+
+    def crop_at(self, points: ArrayLike) -> Affine:
+        """crop_from_display of the crop in which the regressor wants a face with these (5, 2) points."""
+        return crop_at(points)
 
     @torch.inference_mode()
     def read(self, frames: Sequence[Frame], maps: Sequence[Affine]) -> list[Look]:
@@ -252,7 +281,7 @@ class FaceReader:
 
         Args:
             frames: B frames that the crops are cut from; equal ones stand side by side.
-            maps: B crop_from_display, for crops of ``REGRESSOR_SIZE``.
+            maps: B crop_from_display, as :meth:`crop_at` gives them.
         """
         if not frames:
             return []
@@ -260,7 +289,7 @@ class FaceReader:
         crops = self._sample(frames, maps)
         images = torch.from_numpy(crops).to(self._device)
         coefficients = self._network(images)
-        face = self._mesh(coefficients, Camera().scaled(REGRESSOR_SIZE))
+        face = self._mesh(coefficients, self._camera)
         values = coefficients.cpu().numpy()
         points = face.points_px.cpu().numpy().astype(np.float64)
         likeness = _likeness(crops, points, face.colours.cpu().numpy(), face.normals[..., 2].cpu().numpy())
@@ -298,14 +327,14 @@ class FaceReader:
                 end += 1
             frame = frames[begin]
             here = np.stack([compose(m, self._display_from_frame) for m in maps[begin:end]])
-            parts.append(sample_crops(frame.planes, frame.format, here, REGRESSOR_SIZE))
+            parts.append(sample_crops(frame.planes, frame.format, here, self._size))
             begin = end
         return np.concatenate(parts)
 
     def _look(
         self, values: NDArray[np.float32], points: NDArray[np.float64], likeness: float, crop_from_display: Affine
     ) -> Look:
-        camera = Camera().scaled(REGRESSOR_SIZE)
+        camera = self._camera
         part = {name: values[where] for name, where in _SIDES.items()}
         pitch, yaw, lean = (float(a) for a in part["angles"])
         tx, ty, tz = (float(t) for t in part["translation"])
@@ -320,7 +349,7 @@ class FaceReader:
         shape = self.model.shape(part["identity"], part["expression"])
         pose[4:] += (apply(display_from_crop, points) - self.model.place(shape, pose)[:, :2]).mean(0)
         rest = self.model.place(self.model.five(part["identity"]), pose)[:, :2]
-        off = float(np.linalg.norm(apply(crop_from_display, rest).mean(0) - _MIDDLE)) / REGRESSOR_SIZE
+        off = float(np.linalg.norm(apply(crop_from_display, rest).mean(0) - self._middle)) / self._size
         return Look(pose, part["identity"], part["expression"], part["texture"], part["lighting"], likeness, off)
 
 

@@ -21,21 +21,21 @@ from collections import deque
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field, replace
 from itertools import pairwise
-from typing import Any
+from typing import Any, Protocol
 
 import numpy as np
-from numpy.typing import NDArray
+from numpy.typing import ArrayLike, NDArray
 
 from vidrestore.config import TrackOptions
 from vidrestore.geometry import Affine, box_iou
 from vidrestore.track.associate import associate, distinct, states_of
-from vidrestore.track.face import PITCH_AT_EASE, FaceReader, Look, crop_at, difference
+from vidrestore.track.face import PITCH_AT_EASE, FaceModel, Look, difference
 from vidrestore.track.given import GIVEN_SCORE, GivenBoxes, points_in_box, with_given
 from vidrestore.track.life import strength_after
 from vidrestore.track.smooth import smooth_at
 from vidrestore.types import Detections, Frame, Pose, Track, TrackedFrame
 
-__all__ = ["MeshTracker"]
+__all__ = ["MeshTracker", "ShapeReader"]
 
 GROUP = 8  # frames that are read together offline: the pose is predicted so far ahead
 LIKENESS = 0.45  # below it a reading is doubted
@@ -265,6 +265,28 @@ class _Person:
         del self.box_indices[:keep], self.boxes[:keep]
 
 
+class ShapeReader(Protocol):
+    """Reads 3D faces off frames: :class:`vidrestore.track.face.FaceReader` and :class:`vidrestore.track.bfm.BfmReader`.
+
+    Whatever the model, poses and shapes are in the unit and frame of ``vr468``, which the thresholds here are about.
+    """
+
+    model: FaceModel
+    """That is read, in NumPy."""
+
+    def crop_at(self, points: ArrayLike) -> Affine:
+        """crop_from_display of the crop in which a face with these (5, 2) points is to be read."""
+        ...
+
+    def read(self, frames: Sequence[Frame], maps: Sequence[Affine]) -> list[Look]:
+        """Faces in B crops, cut out of B frames by maps of :meth:`crop_at`."""
+        ...
+
+    def glance(self, frame: Frame, anchors: ArrayLike) -> NDArray[np.float32]:
+        """A small patch of the first plane about the five points, in levels of 255, to tell whether a face changed."""
+        ...
+
+
 class MeshTracker:
     """Follows 3D faces.
 
@@ -282,7 +304,7 @@ class MeshTracker:
     def __init__(
         self,
         options: TrackOptions,
-        reader: FaceReader,
+        reader: ShapeReader,
         size: tuple[int, int],
         *,
         every: int = 1,
@@ -540,11 +562,11 @@ class MeshTracker:
         self, frames: Sequence[Frame], poses: Sequence[NDArray[np.float64]], pools: Sequence[_Pool]
     ) -> list[Look]:
         """Looks at faces where they are expected, and once more at those that were not in the middle."""
-        maps = [crop_at(self._anchors(pool, pose)) for pool, pose in zip(pools, poses, strict=True)]
+        maps = [self._reader.crop_at(self._anchors(pool, pose)) for pool, pose in zip(pools, poses, strict=True)]
         looks = self._reader.read(frames, maps)
         again = [i for i, look in enumerate(looks) if REREAD < look.off_centre < 0.5 and look.likeness > 0.0]
         if again:
-            maps = [crop_at(self._anchors(pools[i], looks[i].pose)) for i in again]
+            maps = [self._reader.crop_at(self._anchors(pools[i], looks[i].pose)) for i in again]
             for i, look in zip(again, self._reader.read([frames[i] for i in again], maps), strict=True):
                 looks[i] = look
         return looks
@@ -680,11 +702,11 @@ class MeshTracker:
         """Looks at detected faces: by the detector's points first, then by the pose that was read there."""
         if not len(states):
             return []
-        maps = [crop_at(state[4:14].reshape(5, 2)) for state in states]
+        maps = [self._reader.crop_at(state[4:14].reshape(5, 2)) for state in states]
         looks = self._read_twice(frame, maps, states)
         unfit = [i for i, (look, state) in enumerate(zip(looks, states, strict=True)) if not self._fits(look, state)]
         if unfit:  # once more by the boxes alone, for points that are off
-            maps = [crop_at(points_in_box(states[i][:4])) for i in unfit]
+            maps = [self._reader.crop_at(points_in_box(states[i][:4])) for i in unfit]
             for i, look in zip(unfit, self._read_twice(frame, maps, states[unfit]), strict=True):
                 if self._fits(look, states[i]):
                     looks[i] = look
@@ -694,7 +716,7 @@ class MeshTracker:
         """Looks in given crops, and in crops by the poses that were read there, whichever fits."""
         first = self._reader.read([frame] * len(maps), maps)
         pools = [_Pool(-1, look.identity.astype(np.float64)) for look in first]
-        again = [crop_at(self._anchors(pool, look.pose)) for pool, look in zip(pools, first, strict=True)]
+        again = [self._reader.crop_at(self._anchors(pool, look.pose)) for pool, look in zip(pools, first, strict=True)]
         second = self._reader.read([frame] * len(maps), again)
         fits = [(self._fit(a, state), self._fit(b, state)) for a, b, state in zip(first, second, states, strict=True)]
         return [b if fit[1] <= max(fit[0], FIT) else a for a, b, fit in zip(first, second, fits, strict=True)]
@@ -981,7 +1003,9 @@ class MeshTracker:
         anchors, landmarks, mesh = placed[:5, :2], placed[5:10, :2], placed[10:]
         seen_box = person.seen_box(at)
         box = seen_box[:4] * math.exp(pose[3]) + np.tile(pose[4:], 2)
-        coefficients = self._model.coefficients(pose, identity, expression, texture, now[2], crop_at(anchors))
+        coefficients = self._model.coefficients(
+            pose, identity, expression, texture, now[2], self._reader.crop_at(anchors)
+        )
         return Track(
             id=person.pool.id,
             box=box.astype(np.float32),
@@ -994,6 +1018,7 @@ class MeshTracker:
             shot=frame.shot,
             anchors=anchors.astype(np.float32),
             mesh=mesh.astype(np.float32),
+            topology=self._model.topology,
         )
 
     def _forget(self, index: int) -> None:
