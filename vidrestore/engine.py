@@ -314,6 +314,7 @@ class ResidentEngine:
         frames = [item.tracked.frame for item in busy]
         parts = [slice(item.first_face, item.first_face + len(m)) for item, m in zip(busy, maps, strict=True)]
         meshes = [self._faces.crop_meshes(item.tracked.tracks, m) for item, m in zip(busy, maps, strict=True)]
+        topologies = [[track.topology for track in item.tracked.tracks] for item in busy]
         places = [
             [CropPlace(track.id, frame.shot, frame.index) for track in item.tracked.tracks]
             for item, frame in zip(busy, frames, strict=True)
@@ -328,6 +329,7 @@ class ResidentEngine:
                     (frame.height, frame.width),
                     frame.format,
                     meshes=meshes[i],
+                    topologies=topologies[i],
                     places=places[i],
                 )
                 for i, frame in enumerate(frames)
@@ -340,6 +342,7 @@ class ResidentEngine:
             (height, width),
             pixel_format,
             meshes=[mesh for of_frame in meshes for mesh in of_frame],
+            topologies=[topology for of_frame in topologies for topology in of_frame],
             places=[place for of_frame in places for place in of_frame],
         )
         return [Change(whole.deltas[part], whole.masks[part], whole.usable[part]) for part in parts]

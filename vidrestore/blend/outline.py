@@ -25,12 +25,12 @@ from numpy.typing import NDArray
 from vidrestore.blend.mask import face_mask, grow, rim_mask
 from vidrestore.config import BlendOptions
 from vidrestore.morphable.files import load_vr468
-from vidrestore.types import Crop
+from vidrestore.types import Crop, MeshTopology
 
 __all__ = ["coarse_outline", "crop_outline", "mesh_mask", "outline_size"]
 
 _DIRECTIONS = 96  # cos(pi / 96) = 0.9995: what a straight line between two of them loses
-_TOP, _CHIN = 10, 152  # vertices of the FaceMesh topology at the hairline and under the chin
+_TOP, _CHIN = 10, 152  # vertices of the FaceMesh topology (vr468) at the hairline and under the chin
 # How far the surface goes on beyond the mesh, as shares of the height from chin to hairline: at the hairline, which is
 # where the fixed outline fades too; at the ears; and under the chin, where the neck begins
 _BEYOND_TOP, _BEYOND_SIDE, _BEYOND_CHIN = 0.20, 0.08, 0.02
@@ -59,6 +59,10 @@ class _Topology:
     """(R,) vertices on the border."""
     inwards: NDArray[np.float32]
     """(R, V): means over the neighbours of a rim vertex that are not on the rim."""
+    top: int
+    """The vertex at the hairline,"""
+    chin: int
+    """and the one under the chin."""
 
 
 def crop_outline(crop: Crop, options: BlendOptions) -> NDArray[np.float32]:
@@ -66,16 +70,19 @@ def crop_outline(crop: Crop, options: BlendOptions) -> NDArray[np.float32]:
     size = crop.image.shape[-1]
     if crop.mesh is None or options.mask == "ellipse":
         return face_mask(size, options.feather)
-    return mesh_mask(crop.mesh, size, options.feather)
+    return mesh_mask(crop.mesh, size, options.feather, crop.topology)
 
 
-def mesh_mask(mesh: NDArray[np.float32], size: int, feather: float) -> NDArray[np.float32]:
+def mesh_mask(
+    mesh: NDArray[np.float32], size: int, feather: float, topology: MeshTopology | None = None
+) -> NDArray[np.float32]:
     """:func:`coarse_outline` at the crop's size, faded out towards the crop's own border.
 
     Returns:
         (S, S) in [0, 1], exactly 0 on the outer 2 % of the crop.
     """
-    mask: NDArray[np.float32] = grow(coarse_outline(mesh, size, feather)[None], size)[0].clip(0.0, 1.0) * rim_mask(size)
+    coarse = coarse_outline(mesh, size, feather, topology)
+    mask: NDArray[np.float32] = grow(coarse[None], size)[0].clip(0.0, 1.0) * rim_mask(size)
     return mask
 
 
@@ -84,27 +91,32 @@ def outline_size(size: int, feather: float) -> int:
     return min(size, 64 if feather >= 0.08 else 128)
 
 
-def coarse_outline(mesh: NDArray[np.float32], size: int, feather: float) -> NDArray[np.float32]:
+def coarse_outline(
+    mesh: NDArray[np.float32], size: int, feather: float, topology: MeshTopology | None = None
+) -> NDArray[np.float32]:
     """The soft outline of a face, on a coarse copy of the crop.
 
     Args:
-        mesh: (V, 3), x and y in crop pixels, z in crop pixels towards the viewer. With V = 468 in the topology of
-            FaceMesh (``vr468``); of any other mesh the convex hull is taken.
+        mesh: (V, 3), x and y in crop pixels, z in crop pixels towards the viewer.
         size: S, pixels of the crop's side.
         feather: width of the soft edge as a share of the side, in (0, 0.5]; from 0.3 on it no longer grows.
+        topology: of the mesh. None: with V = 468 it is that of FaceMesh (``vr468``); of any other mesh the convex hull
+            is taken.
 
     Returns:
         (s, s) float32 in [0, 1], s by :func:`outline_size`: 1 inside, about 0.2 on the outline, 0 from 0.3 of the
         edge's width outside of it.
 
     Raises:
-        ValueError: no (V, 3), or values that are not finite.
+        ValueError: no (V, 3), vertices that the topology wants and that are not there, or values that are not finite.
     """
     if mesh.ndim != 2 or mesh.shape[1] != 3 or not np.isfinite(mesh).all():
         raise ValueError(f"a mesh must be (V, 3) and finite, got {mesh.shape}")
     side = outline_size(size, feather)
-    if len(mesh) == 468:
-        polygon = _silhouette(np.asarray(mesh, np.float32), _topology())
+    if topology is not None and topology.num_vertices > len(mesh):
+        raise ValueError(f"a mesh of {topology} must have {topology.num_vertices} vertices, got {len(mesh)}")
+    if topology is not None or len(mesh) == 468:
+        polygon = _silhouette(np.asarray(mesh, np.float32), _topology(topology))
     else:
         polygon = np.asarray(cv2.convexHull(np.ascontiguousarray(mesh[:, :2], np.float32))[:, 0], np.float32)
     scale = side * _FILL / size  # pixel edges fall together, as in every area filter
@@ -155,9 +167,9 @@ def _beyond(mesh: NDArray[np.float32], topology: _Topology) -> NDArray[np.float3
     rim = mesh[topology.rim]
     outwards = rim - topology.inwards @ mesh
     outwards /= np.maximum(np.linalg.norm(outwards, axis=1, keepdims=True), 1e-6)
-    upright = mesh[_TOP] - mesh[_CHIN]
+    upright = mesh[topology.top] - mesh[topology.chin]
     height = float(np.linalg.norm(upright))
-    place = (rim - mesh[_CHIN]) @ upright / max(height * height, 1e-6)  # 0 at the chin, 1 at the hairline
+    place = (rim - mesh[topology.chin]) @ upright / max(height * height, 1e-6)  # 0 at the chin, 1 at the hairline
     share = np.interp(place, [0.0, 0.5, 1.0], [_BEYOND_CHIN, _BEYOND_SIDE, _BEYOND_TOP]).astype(np.float32)
     beyond: NDArray[np.float32] = rim[:, :2] + (share * height)[:, None] * outwards[:, :2]
     return beyond
@@ -171,10 +183,13 @@ def _directions() -> tuple[NDArray[np.float32], NDArray[np.float32]]:
     return np.ascontiguousarray(np.stack([-directions[:, 1], directions[:, 0]])), directions
 
 
-@lru_cache(maxsize=1)
-def _topology() -> _Topology:
-    """Of the FaceMesh topology, from the package's own model."""
-    triangles = load_vr468().triangles.cpu().numpy().astype(np.int64)
+@lru_cache(maxsize=4)
+def _topology(given: MeshTopology | None) -> _Topology:
+    """Of a mesh; None is the FaceMesh topology, from the package's own model."""
+    if given is None:
+        triangles, top, chin = load_vr468().triangles.cpu().numpy().astype(np.int64), _TOP, _CHIN
+    else:
+        triangles, top, chin = given.triangles.astype(np.int64), given.top, given.chin
     pairs = np.sort(np.concatenate([triangles[:, [0, 1]], triangles[:, [1, 2]], triangles[:, [2, 0]]]), axis=1)
     owner = np.tile(np.arange(len(triangles)), 3)
     order = np.lexsort((pairs[:, 1], pairs[:, 0]))
@@ -195,4 +210,6 @@ def _topology() -> _Topology:
         np.ascontiguousarray(flat.reshape(-1, 2).T),
         rim,
         inwards,
+        top,
+        chin,
     )

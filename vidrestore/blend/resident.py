@@ -24,7 +24,7 @@ from vidrestore.blend.occluders import CropPlace, OccluderMemory
 from vidrestore.blend.outline import coarse_outline
 from vidrestore.config import BlendOptions
 from vidrestore.kernels.colour import is_hdr, tone_curve
-from vidrestore.types import PixelFormat
+from vidrestore.types import MeshTopology, PixelFormat
 
 __all__ = ["Change", "ResidentBlend"]
 
@@ -65,6 +65,7 @@ class ResidentBlend:
         pixel_format: PixelFormat,
         *,
         meshes: Sequence[NDArray[np.float32] | None] | None = None,
+        topologies: Sequence[MeshTopology | None] | None = None,
         places: Sequence[CropPlace] | None = None,
     ) -> Change:
         """Differences, guarded in colour, and their masks.
@@ -76,13 +77,18 @@ class ResidentBlend:
             frame_size: height and width of the frames in which the crops lie.
             pixel_format: of those frames.
             meshes: of B crops, (V, 3) in crop pixels or None, on the host; None: no crop has any.
+            topologies: of those meshes; None: all are ``vr468``'s.
             places: B tracks and frames that the crops are of, in order; what covered a face is then remembered. None:
                 every crop is on its own.
         """
         usable = torch.isfinite(restored).flatten(1).all(1)
         restored = torch.where(usable[:, None, None, None], restored, degraded)
         difference = restored - degraded
-        mask = self._base(crop_from_frame, frame_size, degraded, meshes or [None] * len(degraded))
+        nothing = [None] * len(degraded)
+        outline = self._outlines(
+            meshes or nothing, topologies or nothing, degraded.shape[-1], degraded.device
+        )  # (1 or B, S, S)
+        mask = self._base(crop_from_frame, frame_size, outline)
         if self.lowers_disagreement:
             mask = mask * self._agreement(degraded, difference, places)
         mask = mask.expand(len(degraded), -1, -1)
@@ -100,12 +106,10 @@ class ResidentBlend:
         self,
         maps: NDArray[np.float64],
         frame_size: tuple[int, int],
-        like: Tensor,
-        meshes: Sequence[NDArray[np.float32] | None],
+        outline: Tensor,
     ) -> Tensor:
         """(1 or B, S, S): the outline, and the fade of crops that the frame's border cuts."""
-        size, device = like.shape[-1], like.device
-        outline = self._outlines(meshes, size, device)
+        size, device = outline.shape[-1], outline.device
         if all(masks.is_inside(size, m, *frame_size) for m in maps):
             return outline
         plain = outline.cpu().numpy()
@@ -114,13 +118,23 @@ class ResidentBlend:
         ]
         return outline * torch.from_numpy(np.stack(borders)).to(device)
 
-    def _outlines(self, meshes: Sequence[NDArray[np.float32] | None], size: int, device: torch.device) -> Tensor:
+    def _outlines(
+        self,
+        meshes: Sequence[NDArray[np.float32] | None],
+        topologies: Sequence[MeshTopology | None],
+        size: int,
+        device: torch.device,
+    ) -> Tensor:
         """(1 or B, S, S): meshes are outlined small on the host and grown on the device."""
         feather = self.options.feather
         fixed = _outline(size, feather, device)
         if self.options.mask == "ellipse" or all(mesh is None for mesh in meshes):
             return fixed
-        coarse = [coarse_outline(mesh, size, feather) for mesh in meshes if mesh is not None]
+        coarse = [
+            coarse_outline(mesh, size, feather, topology)
+            for mesh, topology in zip(meshes, topologies, strict=True)
+            if mesh is not None
+        ]
         there = torch.from_numpy(np.stack(coarse)).to(device)
         grown = _both_axes(_growth(size, device, there.shape[-1]), there).clamp(0.0, 1.0) * _rim(size, device)
         drawn = iter(grown)

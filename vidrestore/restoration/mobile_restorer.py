@@ -74,7 +74,10 @@ class MobileRestorer:
 
     def _coefficients(self, images: Tensor, context: CropContext | None) -> Tensor:
         """(B, 257): the tracks' own, and the regressor's for those that have none."""
-        known = [] if context is None else [track.coefficients for track in context.tracks]
+        tracks = () if context is None else context.tracks
+        known = [
+            track.coefficients if track.topology is None else None for track in tracks
+        ]  # another model's say nothing
         missing = [i for i in range(len(images)) if not known or known[i] is None]
         if len(missing) == len(images):
             return self._prior.coefficients(images)

@@ -24,6 +24,7 @@ from vidrestore.geometry import apply, mean_scale
 from vidrestore.kernels.steady import hold_crop
 from vidrestore.morphable.files import load_vr468
 from vidrestore.morphable.render import render
+from vidrestore.types import MeshTopology
 
 __all__ = [
     "GRID",
@@ -153,7 +154,10 @@ def mesh_in_crop(crop_from_display: NDArray[np.float64], mesh: NDArray[np.float3
 
 
 def mesh_motion(
-    pairs: list[tuple[NDArray[np.float32], NDArray[np.float32]]], size: int, device: torch.device
+    pairs: list[tuple[NDArray[np.float32], NDArray[np.float32]]],
+    size: int,
+    device: torch.device,
+    topology: MeshTopology | None = None,
 ) -> Tensor:
     """Where each cell of the later crop was in the earlier one, after the mesh.
 
@@ -161,6 +165,7 @@ def mesh_motion(
         pairs: (earlier, later) meshes of one face, (V, 3) each, in pixels of its two crops, z towards the viewer.
         size: S of those crops.
         device: of the result.
+        topology: of all these meshes; None is ``vr468``'s.
 
     Returns:
         (len(pairs), 2, G, G).
@@ -177,7 +182,7 @@ def mesh_motion(
     cells = centres(coarse, torch.device("cpu")).numpy()
     beside = np.einsum("khw,nkc->nchw", np.concatenate([cells, np.ones_like(cells[:1])]), fits)
     motion = torch.from_numpy(beside.astype(np.float32)).to(device)
-    triangles = _triangles(earlier.shape[1], device)
+    triangles = _triangles(earlier.shape[1], device, topology)
     if triangles is None:
         return motion
     points = torch.from_numpy(((later + 0.5) * (coarse / size) - 0.5).astype(np.float32)).to(device)
@@ -312,7 +317,9 @@ def _middle(size: int, device: torch.device) -> Tensor:
 
 
 @lru_cache(maxsize=4)
-def _triangles(num_vertices: int, device: torch.device) -> Tensor | None:
-    """(T, 3) of the model with so many vertices; None where it is not ours: then the affine map must do."""
+def _triangles(num_vertices: int, device: torch.device, topology: MeshTopology | None) -> Tensor | None:
+    """(T, 3) of meshes with so many vertices; None where they are not known: then the affine map must do."""
+    if topology is not None:
+        return torch.from_numpy(topology.triangles.astype(np.int64)).to(device)
     model = load_vr468()
     return model.triangles.to(device) if model.num_vertices == num_vertices else None

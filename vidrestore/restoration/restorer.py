@@ -278,7 +278,7 @@ class FaceRestorer:
         holes = self._sample_holes(item.frame.index, maps)
         meshes = self.crop_meshes(item.tracks, maps)
         return [
-            Crop(track.id, item.frame.index, image, crop_from_frame, self.strength(track), hole, mesh)
+            Crop(track.id, item.frame.index, image, crop_from_frame, self.strength(track), hole, mesh, track.topology)
             for track, image, crop_from_frame, hole, mesh in zip(item.tracks, images, maps, holes, meshes, strict=True)
         ]
 

@@ -48,7 +48,7 @@ from vidrestore.restoration.motion import (
     smooth,
     warp,
 )
-from vidrestore.types import CropContext
+from vidrestore.types import CropContext, MeshTopology
 
 __all__ = ["Steadiness", "SteadyOptions", "make_steadiness"]
 
@@ -106,6 +106,8 @@ class _Place:
     """(V, 3) in the crop's pixels."""
     landmarks: NDArray[np.float64]
     """(5, 2) in the crop's pixels."""
+    topology: MeshTopology | None
+    """Of the mesh; None is ``vr468``'s."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -238,10 +240,14 @@ class Steadiness:
             i: (before.mesh, place.mesh)
             for i, (before, place) in enumerate(zip(befores, places, strict=True))
             if before is not None and before.mesh is not None and place.mesh is not None
-            if before.mesh.shape == place.mesh.shape
+            if before.mesh.shape == place.mesh.shape and before.topology is place.topology
         }
-        motions = mesh_motion(list(pairs.values()), crops.shape[-1], crops.device)
-        return dict(zip(pairs, motions, strict=True))
+        motions: dict[int, Tensor] = {}
+        for topology in {places[i].topology for i in pairs}:  # one, unless a sidecar was put together of two runs
+            mine = [i for i in pairs if places[i].topology is topology]
+            made = mesh_motion([pairs[i] for i in mine], crops.shape[-1], crops.device, topology)
+            motions |= dict(zip(mine, made, strict=True))
+        return motions
 
     def _begin(self, now: _Now) -> tuple[Tensor, _Memory]:
         kept = self._copy(now.restored) if self.options.weight > 0.0 else None
@@ -295,6 +301,7 @@ def _places(context: CropContext) -> list[_Place]:
             frame_index,
             None if track.mesh is None else mesh_in_crop(m, track.mesh),
             apply(m, track.landmarks),
+            track.topology,
         )
         for track, frame_index, m in zip(context.tracks, context.frame_indices, context.crop_from_display, strict=True)
     ]
