@@ -28,14 +28,18 @@ from numpy.typing import NDArray
 
 __all__ = [
     "LEVELS",
+    "Codec",
     "Level",
     "Picture",
     "Recipe",
     "apply_recipe",
+    "blur_deviations",
     "compress_jpeg",
     "compress_video",
     "degrade",
     "draw_recipe",
+    "mpeg_quantiser",
+    "recipe_kernel",
     "resample",
 ]
 
@@ -43,6 +47,7 @@ Picture = NDArray[np.float32]
 """(H, W, 3) RGB in [0, 1]."""
 
 Codec = Literal["none", "jpeg", "h264", "mpeg4", "mpeg2"]
+"""The compressions of a recipe."""
 _ENCODERS = {"h264": "libx264", "mpeg4": "mpeg4", "mpeg2": "mpeg2video"}
 _DECODERS = {"h264": "h264", "mpeg4": "mpeg4", "mpeg2": "mpeg2video"}
 
@@ -245,19 +250,47 @@ def _weights(size: int, length: int, step: float, offset: float, kernel: str) ->
 
 
 def _blur(picture: Picture, recipe: Recipe, step: float) -> Picture:
-    along, across, angle = recipe.blur
-    along, across = along * max(step, 1.0), across * max(step, 1.0)  # video pixels -> crop pixels
-    if recipe.motion_px > 0.0:
-        along, across = math.hypot(along, recipe.motion_px / math.sqrt(12.0)), across  # deviation of a box
+    along, across = blur_deviations(recipe, step)
     if max(along, across) < 0.2:
         return picture
     if abs(along - across) < 1e-9:
         return np.asarray(cv2.GaussianBlur(picture, (0, 0), along, borderType=cv2.BORDER_REFLECT_101))
+    kernel = recipe_kernel(recipe, step)
+    return np.asarray(cv2.filter2D(picture, -1, kernel, borderType=cv2.BORDER_REFLECT_101))
+
+
+def blur_deviations(recipe: Recipe, step: float) -> tuple[float, float]:
+    """Standard deviations of a recipe's blur along and across, in crop pixels, with the motion blur in the first.
+
+    Args:
+        recipe: the chain.
+        step: crop pixels per video pixel.
+    """
+    along, across = (deviation * max(step, 1.0) for deviation in recipe.blur[:2])
+    if recipe.motion_px > 0.0:
+        along = math.hypot(along, recipe.motion_px / math.sqrt(12.0))  # deviation of a box
+    return along, across
+
+
+def recipe_kernel(recipe: Recipe, step: float) -> NDArray[np.float32]:
+    """(K, K) blur kernel of a recipe, K odd, of sum 1; (1, 1) where there is no blur.
+
+    Args:
+        recipe: the chain.
+        step: crop pixels per video pixel.
+    """
+    along, across = blur_deviations(recipe, step)
+    if max(along, across) < 0.2:
+        return np.ones((1, 1), np.float32)
+    if abs(along - across) < 1e-9:
+        line = cv2.getGaussianKernel(round(along * 8 + 1) | 1, along, cv2.CV_32F)  # GaussianBlur's own length
+        return np.asarray(line @ line.T, dtype=np.float32)
     radius = min(20, math.ceil(2.5 * max(along, across)))  # CodeFormer's kernel of 41 taps at most
     y, x = np.mgrid[-radius : radius + 1, -radius : radius + 1].astype(np.float32)
+    angle = recipe.blur[2]
     u, v = math.cos(angle) * x + math.sin(angle) * y, math.cos(angle) * y - math.sin(angle) * x
     kernel = np.exp(-0.5 * ((u / max(along, 0.2)) ** 2 + (v / max(across, 0.2)) ** 2))
-    return np.asarray(cv2.filter2D(picture, -1, kernel / kernel.sum(), borderType=cv2.BORDER_REFLECT_101))
+    return np.asarray(kernel / kernel.sum(), dtype=np.float32)
 
 
 def _add_noise(picture: Picture, recipe: Recipe, rng: np.random.Generator) -> Picture:
@@ -366,7 +399,7 @@ def compress_video(clip: list[Picture], codec: Literal["h264", "mpeg4", "mpeg2"]
     if codec == "h264":
         encoder.options = {"preset": "superfast", "crf": str(crf), "tune": "zerolatency"}
     else:
-        quantiser = str(int(np.clip(round(2 ** ((crf - 12) / 6)), 2, 31)))
+        quantiser = str(mpeg_quantiser(crf))
         encoder.options = {"qmin": quantiser, "qmax": quantiser, "bf": "0"}
     decoder = av.CodecContext.create(_DECODERS[codec], "r")
     assert isinstance(decoder, av.VideoCodecContext)
@@ -380,6 +413,11 @@ def compress_video(clip: list[Picture], codec: Literal["h264", "mpeg4", "mpeg2"]
     frames = [frame for packet in packets for frame in decoder.decode(packet)]
     frames += decoder.decode(None)
     return _from_yuv420(np.asarray(frames[-1].to_ndarray(), dtype=np.uint8), height)
+
+
+def mpeg_quantiser(crf: int) -> int:
+    """The quantiser of the MPEG codecs for one of x264's rate factors; see :func:`compress_video`."""
+    return int(np.clip(round(2 ** ((crf - 12) / 6)), 2, 31))
 
 
 def _to_yuv420(picture: Picture) -> NDArray[np.uint8]:

@@ -13,6 +13,7 @@ from __future__ import annotations
 
 import math
 from dataclasses import dataclass
+from typing import Literal
 
 import cv2
 import numpy as np
@@ -25,14 +26,25 @@ __all__ = [
     "PAPER",
     "SMALL",
     "BlindLevel",
+    "BlindRecipe",
     "BrushOptions",
     "ColourFaults",
+    "ColourRecipe",
+    "Jitter",
+    "apply_blind",
+    "apply_colour",
+    "blind_kernel",
     "blur_kernel",
     "brush_strokes",
     "degrade_blind",
     "disturb_colour",
+    "draw_blind",
+    "draw_colour",
     "punch_holes",
 ]
+
+Jitter = Literal["brightness", "contrast", "saturation", "hue"]
+"""A change of all colours."""
 
 _GREY = np.array([0.299, 0.587, 0.114], np.float32)  # Rec. 601, as OpenCV's grey
 
@@ -103,61 +115,144 @@ class BrushOptions:
     """Pixels of a picture of 512."""
 
 
+@dataclass(frozen=True, slots=True)
+class BlindRecipe:
+    """The drawn numbers of one chain."""
+
+    blur: tuple[float, float, float]
+    """Standard deviations along and across, in pixels of the whole picture, and the angle in radians."""
+    taps: int
+    """Side of the blur kernel, odd."""
+    size: int
+    """Side that the picture is shrunk to, in pixels."""
+    noise: float
+    """Standard deviation on the scale of 8 bits."""
+    quality: int
+    """Of JPEG."""
+
+
+def draw_blind(rng: np.random.Generator, level: BlindLevel, *, side: int) -> BlindRecipe:
+    """The numbers of one chain.
+
+    Args:
+        rng: source of randomness.
+        level: ranges.
+        side: of the picture, in pixels.
+    """
+    blur, size = _draw_optics(rng, level, side)
+    return BlindRecipe(blur, level.taps, size, *_draw_signal(rng, level))
+
+
+def _draw_optics(rng: np.random.Generator, level: BlindLevel, side: int) -> tuple[tuple[float, float, float], int]:
+    along = rng.uniform(*level.blur)
+    across, angle = along, 0.0
+    if rng.random() < 0.5:
+        across, angle = rng.uniform(*level.blur), rng.uniform(-math.pi, math.pi)
+    return (along, across, angle), max(1, int(side // rng.uniform(*level.scale)))
+
+
+def _draw_signal(rng: np.random.Generator, level: BlindLevel) -> tuple[float, int]:
+    return rng.uniform(*level.noise), int(rng.uniform(*level.quality))
+
+
 def degrade_blind(picture: Picture, level: BlindLevel, rng: np.random.Generator) -> Picture:
+    """Draws a recipe and its noise and applies it; see :func:`apply_blind`."""
+    blur, size = _draw_optics(rng, level, picture.shape[0])
+    noise = rng.standard_normal((size, size, 3), np.float32)  # in between, as ever: a seed keeps its picture
+    return apply_blind(picture, BlindRecipe(blur, level.taps, size, *_draw_signal(rng, level)), noise)
+
+
+def apply_blind(picture: Picture, recipe: BlindRecipe, noise: NDArray[np.float32]) -> Picture:
     """The picture after the chain, rounded to 8 bits, on its old grid.
 
     Args:
         picture: (S, S, 3) RGB in [0, 1].
-        level: ranges.
-        rng: source of randomness.
+        recipe: the chain.
+        noise: (size, size, 3) of deviation 1, on the recipe's size.
     """
     side = picture.shape[0]
-    blurred = cv2.filter2D(picture, -1, blur_kernel(level, rng), borderType=cv2.BORDER_REFLECT_101)
-    small_side = max(1, int(side // rng.uniform(*level.scale)))
-    small = cv2.resize(blurred, (small_side, small_side), interpolation=cv2.INTER_LINEAR)
-    small = small + rng.standard_normal(small.shape, np.float32) * np.float32(rng.uniform(*level.noise) / 255.0)
-    small = compress_jpeg(np.clip(small, 0.0, 1.0), int(rng.uniform(*level.quality)))
+    blurred = cv2.filter2D(picture, -1, blind_kernel(recipe), borderType=cv2.BORDER_REFLECT_101)
+    small = cv2.resize(blurred, (recipe.size, recipe.size), interpolation=cv2.INTER_LINEAR)
+    small = small + noise * np.float32(recipe.noise / 255.0)
+    small = compress_jpeg(np.clip(small, 0.0, 1.0), recipe.quality)
     return _rounded(np.asarray(cv2.resize(small, (side, side), interpolation=cv2.INTER_LINEAR), dtype=np.float32))
 
 
 def blur_kernel(level: BlindLevel, rng: np.random.Generator) -> NDArray[np.float32]:
     """(taps, taps) Gaussian of sum 1: round, or with two deviations turned by an angle within plus and minus pi."""
-    radius = level.taps // 2
+    return blind_kernel(draw_blind(rng, level, side=512))
+
+
+def blind_kernel(recipe: BlindRecipe) -> NDArray[np.float32]:
+    """(taps, taps) Gaussian of sum 1, of the recipe's blur."""
+    radius = recipe.taps // 2
+    along, across, angle = recipe.blur
     y, x = np.mgrid[-radius : radius + 1, -radius : radius + 1].astype(np.float64)
-    along = rng.uniform(*level.blur)
-    across, angle = along, 0.0
-    if rng.random() < 0.5:
-        across, angle = rng.uniform(*level.blur), rng.uniform(-math.pi, math.pi)
     u, v = math.cos(angle) * x + math.sin(angle) * y, math.cos(angle) * y - math.sin(angle) * x
     kernel = np.exp(-0.5 * ((u / along) ** 2 + (v / across) ** 2))
     return np.asarray(kernel / kernel.sum(), dtype=np.float32)
 
 
-def disturb_colour(picture: Picture, faults: ColourFaults, rng: np.random.Generator) -> Picture:
-    """The picture with colours shifted, gone or changed, each with its probability; rounded to 8 bits."""
+@dataclass(frozen=True, slots=True)
+class ColourRecipe:
+    """The drawn colour faults of one picture."""
+
+    shift: tuple[float, float, float] | None
+    """Offset of each channel, in [0, 1]."""
+    is_grey: bool
+    jitters: tuple[tuple[Jitter, float], ...]
+    """Changes in order: of brightness, contrast and saturation a factor, of hue a share of the colour circle."""
+
+
+def draw_colour(rng: np.random.Generator, faults: ColourFaults) -> ColourRecipe:
+    """The faults of one picture, each with its probability."""
+    shift: tuple[float, float, float] | None = None
     if rng.random() < faults.shift_share:
-        shift = rng.uniform(-faults.shift, faults.shift, 3) / 255.0
-        picture = np.clip(picture + shift.astype(np.float32), 0.0, 1.0)
-    if rng.random() < faults.grey_share:
-        picture = np.repeat(_grey(picture), 3, axis=2)
+        red, green, blue = (rng.uniform(-faults.shift, faults.shift, 3) / 255.0).tolist()
+        shift = red, green, blue
+    is_grey = bool(rng.random() < faults.grey_share)
+    jitters: list[tuple[Jitter, float]] = []
     if rng.random() < faults.jitter_share:
+        ranges: tuple[tuple[Jitter, tuple[float, float]], ...] = (
+            ("brightness", faults.brightness),
+            ("contrast", faults.contrast),
+            ("saturation", faults.saturation),
+            ("hue", faults.hue),
+        )
         for change in rng.permutation(4):
-            picture = _jitter(picture, int(change), faults, rng)
+            name, (low, high) = ranges[change]
+            jitters.append((name, rng.uniform(low, high)))
+    return ColourRecipe(shift, is_grey, tuple(jitters))
+
+
+def disturb_colour(picture: Picture, faults: ColourFaults, rng: np.random.Generator) -> Picture:
+    """Draws colour faults and applies them; see :func:`apply_colour`."""
+    return apply_colour(picture, draw_colour(rng, faults))
+
+
+def apply_colour(picture: Picture, recipe: ColourRecipe) -> Picture:
+    """The picture with colours shifted, gone or changed; rounded to 8 bits."""
+    if recipe.shift is not None:
+        picture = np.clip(picture + np.array(recipe.shift, np.float32), 0.0, 1.0)
+    if recipe.is_grey:
+        picture = np.repeat(_grey(picture), 3, axis=2)
+    for name, amount in recipe.jitters:
+        picture = _jitter(picture, name, amount)
     return _rounded(picture)
 
 
-def _jitter(picture: Picture, change: int, faults: ColourFaults, rng: np.random.Generator) -> Picture:
-    if change == 0:
-        changed = picture * np.float32(rng.uniform(*faults.brightness))
-    elif change == 1:
+def _jitter(picture: Picture, name: Jitter, amount: float) -> Picture:
+    if name == "brightness":
+        changed = picture * np.float32(amount)
+    elif name == "contrast":
         mean = np.float32(_grey(picture).mean())
-        changed = mean + (picture - mean) * np.float32(rng.uniform(*faults.contrast))
-    elif change == 2:
+        changed = mean + (picture - mean) * np.float32(amount)
+    elif name == "saturation":
         grey = _grey(picture)
-        changed = grey + (picture - grey) * np.float32(rng.uniform(*faults.saturation))
+        changed = grey + (picture - grey) * np.float32(amount)
     else:
         hsv = cv2.cvtColor(picture, cv2.COLOR_RGB2HSV)  # hue in degrees
-        hsv[..., 0] = (hsv[..., 0] + np.float32(360.0 * rng.uniform(*faults.hue))) % 360.0
+        hsv[..., 0] = (hsv[..., 0] + np.float32(360.0 * amount)) % 360.0
         changed = np.asarray(cv2.cvtColor(hsv, cv2.COLOR_HSV2RGB), dtype=np.float32)
     return np.asarray(np.clip(changed, 0.0, 1.0), dtype=np.float32)
 
