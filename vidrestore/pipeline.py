@@ -29,15 +29,17 @@ from vidrestore.detect.yunet import YuNet
 from vidrestore.device import choose_device, describe_device
 from vidrestore.encode.writer import VideoWriter, check_target
 from vidrestore.engine import Engine, HostEngine
-from vidrestore.errors import DecodeError
+from vidrestore.errors import DecodeError, WeightsError
 from vidrestore.kernels import warm_up
 from vidrestore.restoration.grey import GreyRestorer
 from vidrestore.restoration.restorer import Restorer, load_restorer, weights_used
+from vidrestore.restoration.sgpn_restorer import load_bfm2009, load_d3dfr
 from vidrestore.restoration.vqgan import load_published
-from vidrestore.restoration.weights import WeightStore
+from vidrestore.restoration.weights import WeightStore, sha256_of
 from vidrestore.sidecar import Replay, Sidecar, SidecarWriter, check_sidecar_target, sidecar_path
 from vidrestore.tasks import Task
 from vidrestore.threads import RunThreads
+from vidrestore.track.bfm import BfmSource
 from vidrestore.track.given import GivenBoxes
 from vidrestore.track.rules import FaceRules
 from vidrestore.track.tracker import make_tracker
@@ -48,6 +50,7 @@ __all__ = [
     "RestoreResult",
     "RestoredFrame",
     "RestoredVideo",
+    "load_bfm",
     "load_finder",
     "restore",
     "restore_frames",
@@ -148,6 +151,26 @@ def load_finder(config: RestoreConfig, weights_folder: Path | None = None) -> Fa
         network = RetinaFace(RESNET50 if name == "retinaface" else MOBILENET)
     load_published(network, WeightStore(weights_folder).load(name), source=f"{name}.safetensors")
     return RetinaFaceFinder(network, device=device, score_threshold=config.detect.score_threshold)
+
+
+def load_bfm(config: RestoreConfig, weights_folder: Path | None = None) -> BfmSource | None:
+    """The user's regressor and Basel model, where the options let them follow faces; else None.
+
+    Args:
+        config: its track part is used.
+        weights_folder: where converted weights are kept; None is the user's data folder.
+
+    Raises:
+        WeightsError: one of the two files is missing, damaged, or of another model.
+    """
+    if config.track.model != "bfm" or config.track.method != "mesh":
+        return None
+    store = WeightStore(weights_folder)
+    regressor, model = load_d3dfr(store), load_bfm2009(store)
+    try:
+        return BfmSource(regressor, model)
+    except WeightsError as error:
+        raise WeightsError(f"{store.path('bfm2009')}: {error}") from error
 
 
 def track_frames(
@@ -254,6 +277,7 @@ class RestoredVideo:
             self.info = task.begin(self._reader.info)
             self._restorer = restorer or task.restorer(config) or load_restorer(config.restore)
             self._finder = finder or (load_finder(config) if tracks is None else None)
+            self._bfm = load_bfm(config) if tracks is None else None
             is_grey = task.may_grey and _is_grey(config.restore.grey, path, self.info)
             self._engine = task.engine(config, self.info, GreyRestorer(self._restorer) if is_grey else self._restorer)
         except BaseException:
@@ -312,7 +336,7 @@ class RestoredVideo:
         if self._replay is not None:
             return self._replay.tracked(frames)
         assert self._finder is not None
-        return _tracked(frames, self.info, self._config, self._finder)
+        return _tracked(frames, self.info, self._config, self._finder, bfm=self._bfm)
 
     def stage_times(self) -> dict[str, StageTime]:
         """Seconds of decode, track and restore so far."""
@@ -432,6 +456,9 @@ def _noting(
 ) -> SidecarWriter:
     """The sidecar of a run. It stands under its name only after the output does."""
     weights = weights_used(config.restore)
+    if config.track.model == "bfm" and config.track.method == "mesh":
+        files = [WeightStore().path(name) for name in ("d3dfr", "bfm2009")]
+        weights |= {file.name: sha256_of(file) for file in files if file.is_file()}
     return SidecarWriter(sidecar_path(output), source, video.info, config, weights, overwrite=overwrite)
 
 
@@ -449,10 +476,12 @@ def _tracked(
     config: RestoreConfig,
     finder: FaceFinder,
     given: GivenBoxes | None = None,
+    bfm: BfmSource | None = None,
 ) -> Generator[TrackedFrame, None, None]:
+    bfm = bfm or load_bfm(config)
     detector = Detector(config.detect, info, finder)
     device = choose_device(config.restore.device)
-    tracker = make_tracker(config.track, info, every=config.detect.every, device=device, given=given)
+    tracker = make_tracker(config.track, info, every=config.detect.every, device=device, given=given, bfm=bfm)
     rules = FaceRules(config.track, info)
     for frame in frames:
         yield from map(rules.apply, tracker.update(frame, detector.detect))

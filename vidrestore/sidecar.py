@@ -7,11 +7,14 @@
     people      one entry per id: first and last frame, and what may be changed: ``restore``, ``strength``, ``note``
     manual      faces drawn by hand, for the frames between the boxes that are given; `vidrestore tracks --drawn`
                 follows them as any other face
+    meshes      one entry per face model other than our own whose meshes are in ``face``: its triangles
     losses, num_frames, measures
 
 A replay takes tracks from it in place of detector and tracker, exactly as they are written. ``face`` holds the 3D face
 (mesh, coefficients) bit by bit, with the box and points that it was made for: where those were edited, the mesh moves
-along. So an unedited sidecar gives the same pixels, and an edited one what the editor wrote:
+along. ``model`` says whose mesh and coefficients they are where that is not ``vr468``: a replay takes them for what
+they are, whatever its own ``track.model``. So an unedited sidecar gives the same pixels, and an edited one what the
+editor wrote:
 
     - a track that was removed from a frame's line is not restored there; a frame without a line has no faces;
     - points (``landmarks``) that were moved place the crop; a box alone that was moved takes the points along;
@@ -47,7 +50,7 @@ from vidrestore.config import RestoreConfig
 from vidrestore.errors import ConfigError, EncodeError, printable
 from vidrestore.geometry import apply, estimate_similarity, mean_scale
 from vidrestore.track.given import points_in_box
-from vidrestore.types import Frame, Pose, StreamInfo, Track, TrackedFrame
+from vidrestore.types import Frame, MeshTopology, Pose, StreamInfo, Track, TrackedFrame
 
 __all__ = ["Replay", "Sidecar", "SidecarWriter", "fingerprint", "sidecar_path"]
 
@@ -86,6 +89,7 @@ class TrackRecord(_Record):
     strength: Unit = 1.0
     missed: Index = 0
     pose: tuple[Number, Number, Number] | None = None
+    model: Annotated[str, Field(pattern="^[a-z][a-z0-9]{0,30}$")] | None = None
     face: Annotated[str, Field(max_length=8 << 20)] | None = None
 
 
@@ -118,6 +122,16 @@ class ManualRecord(_Record):
     strength: Unit = 1.0
 
 
+class MeshRecord(_Record):
+    """What the meshes of one face model have in common."""
+
+    model: Annotated[str, Field(pattern="^[a-z][a-z0-9]{0,30}$")]
+    num_triangles: Annotated[int, Field(ge=1, le=2 * _MOST_VERTICES)]
+    triangles: Annotated[str, Field(max_length=8 << 20)]
+    top: Annotated[int, Field(ge=0, lt=_MOST_VERTICES)]
+    chin: Annotated[int, Field(ge=0, lt=_MOST_VERTICES)]
+
+
 class SourceRecord(_Record):
     """What the sidecar belongs to."""
 
@@ -141,6 +155,7 @@ class _Head(_Record):
 class _Tail(_Record):
     people: Annotated[list[PersonRecord], Field(max_length=1_000_000)] = []
     manual: Annotated[list[ManualRecord], Field(max_length=100_000)] = []
+    meshes: Annotated[list[MeshRecord], Field(max_length=10)] = []
     losses: list[dict[str, Any]] = []
     num_frames: Index | None = None
     measures: dict[str, Any] | None = None
@@ -209,6 +224,7 @@ class SidecarWriter:
         self.path = Path(path)
         check_sidecar_target(self.path, overwrite=overwrite)
         self._people: dict[int, PersonRecord] = {}
+        self._topologies: dict[str, MeshTopology] = {}
         self._num_frames = 0
         self._part = self.path.with_name(f".{self.path.name}.part-{os.getpid()}-{secrets.token_hex(4)}")
         head = {
@@ -247,6 +263,8 @@ class SidecarWriter:
         for track in tracks:
             person = self._people.setdefault(track.id, PersonRecord(id=track.id, first=frame.index))
             person.last, person.num_frames = frame.index, person.num_frames + 1
+            if track.topology is not None:
+                self._topologies.setdefault(track.topology.name, track.topology)
         assert self._file is not None
         with self._failing():
             self._file.write((b",\n" if self._num_frames else b"") + _json(record))
@@ -261,6 +279,8 @@ class SidecarWriter:
         assert self._file is not None
         people = [person.model_dump() for _, person in sorted(self._people.items())]
         tail: dict[str, Any] = {"people": people, "manual": [], "losses": list(losses), "num_frames": self._num_frames}
+        if self._topologies:
+            tail["meshes"] = [_mesh_record(topology) for _, topology in sorted(self._topologies.items())]
         if measures is not None:
             tail["measures"] = dict(measures)
         with self._failing():
@@ -342,8 +362,42 @@ def _stored(track: Track) -> dict[str, Any]:
         record["pose"] = [track.pose.yaw, track.pose.pitch, track.pose.roll]
     if track.anchors is not None:
         record["anchors"] = _decimals(track.anchors)
+    if track.topology is not None:
+        record["model"] = track.topology.name
     record["face"] = _packed(track)
     return record
+
+
+def _mesh_record(topology: MeshTopology) -> dict[str, Any]:
+    packed = base64.b64encode(zlib.compress(topology.triangles.astype("<u4").tobytes(), 6)).decode()
+    record = MeshRecord(
+        model=topology.name,
+        num_triangles=len(topology.triangles),
+        triangles=packed,
+        top=topology.top,
+        chin=topology.chin,
+    )
+    return record.model_dump()
+
+
+def _topology_of(record: MeshRecord) -> MeshTopology:
+    """The inverse.
+
+    Raises:
+        ValueError: it is none of these, or larger than it may be.
+    """
+    num_bytes = 12 * record.num_triangles
+    try:
+        packed = base64.b64decode(record.triangles, validate=True)
+        raw = zlib.decompressobj().decompress(packed, num_bytes + 1)
+    except (binascii.Error, zlib.error) as error:
+        raise ValueError(f"the triangles of {record.model!r} are damaged: {error}") from error
+    if len(raw) != num_bytes:
+        raise ValueError(f"the triangles of {record.model!r} are damaged: {record.num_triangles} are not there")
+    triangles = np.frombuffer(raw, "<u4").reshape(-1, 3)
+    if int(triangles.max()) >= _MOST_VERTICES:
+        raise ValueError(f"the triangles of {record.model!r} are damaged: they name vertex {triangles.max()}")
+    return MeshTopology(record.model, triangles.astype(np.int32), record.top, record.chin)
 
 
 @dataclass(frozen=True, slots=True)
@@ -429,6 +483,11 @@ class Sidecar:
         self._tail = self._checked(_Tail, tail, "its end")
         self.people = {person.id: person for person in self._tail.people}
         """{id: what holds for that person all over the clip}"""
+        try:
+            self.topologies = {record.model: _topology_of(record) for record in self._tail.meshes}
+            """{face model: what its meshes have in common}, of models other than ``vr468``"""
+        except ValueError as error:
+            raise ConfigError(f"{printable(self.path)}: its end: {error}") from error
 
     @property
     def settings(self) -> dict[str, dict[str, Any]]:
@@ -615,7 +674,7 @@ class Replay:
             person = self.sidecar.people.get(stored.id)
             if stored.id in by_hand or (person is not None and not person.restore):
                 continue
-            track = _track(stored, frame, self.sidecar.path)
+            track = _track(stored, frame, self.sidecar)
             if person is not None and person.strength != 1.0:
                 track = replace(track, strength=track.strength * person.strength)
             yield track
@@ -638,8 +697,9 @@ def _box_between(boxes: Mapping[int, Box], index: int) -> NDArray[np.float32] | 
     return np.array([np.interp(index, known, values[:, k]) for k in range(4)], np.float32)
 
 
-def _track(stored: TrackRecord, frame: Frame, path: Path) -> Track:
+def _track(stored: TrackRecord, frame: Frame, sidecar: Sidecar) -> Track:
     """A track as it is written; where box or points were edited, what was not follows."""
+    path = sidecar.path
     box = np.array(stored.box, np.float32)
     if not (box[2] > box[0] and box[3] > box[1]):
         raise ConfigError(f"{printable(path)}: frame {frame.index}: the box {stored.box} has no area")
@@ -654,6 +714,12 @@ def _track(stored: TrackRecord, frame: Frame, path: Path) -> Track:
         landmarks, anchors, mesh = _followed(face, box, landmarks, anchors)
     if landmarks is None:
         landmarks = points_in_box(box)
+    topology = None if stored.model in (None, "vr468") else sidecar.topologies.get(stored.model or "")
+    where = f"{printable(path)}: frame {frame.index}, id {stored.id}"
+    if topology is None and stored.model not in (None, "vr468"):
+        raise ConfigError(f"{where}: the file lacks the triangles of its face model {stored.model!r}")
+    if topology is not None and mesh is not None and len(mesh) < topology.num_vertices:
+        raise ConfigError(f"{where}: {len(mesh)} vertices are no mesh of {stored.model!r}")
     return Track(
         id=stored.id,
         box=box,
@@ -666,6 +732,7 @@ def _track(stored: TrackRecord, frame: Frame, path: Path) -> Track:
         shot=frame.shot,
         anchors=anchors,
         mesh=mesh,
+        topology=topology,
     )
 
 

@@ -23,6 +23,7 @@ from vidrestore.live.capture import Captured
 from vidrestore.live.carry import CarriedChanges
 from vidrestore.live.ladder import Ladder, Rung, rungs_for
 from vidrestore.live.meter import Meter
+from vidrestore.pipeline import load_bfm
 from vidrestore.restoration.align import template
 from vidrestore.restoration.restorer import FaceRestorer, Restorer
 from vidrestore.track.rules import FaceRules
@@ -192,6 +193,9 @@ class Engine:
         controls: set a new value at any time.
         num_restored: faces restored by the network.
         num_kept: faces left as they were because the result was not finite.
+
+    Raises:
+        WeightsError: the options want a face model whose files are missing or damaged.
     """
 
     def __init__(
@@ -206,6 +210,7 @@ class Engine:
         self._config = replace(config, track=replace(config.track, lookahead=0))
         self._networks = list(networks)
         self._finder = finder
+        self._bfm = load_bfm(config)
         self._clock = clock
         self._aside: Aside = aside or Background()
         self._compositor = Compositor(config.blend)
@@ -313,7 +318,13 @@ class Engine:
             self._stream = _Stream(
                 info,
                 Detector(config.detect, info, self._finder),
-                make_tracker(config.track, info, every=config.detect.every, device=self._networks[0].device),
+                make_tracker(
+                    config.track,
+                    info,
+                    every=config.detect.every,
+                    device=self._networks[0].device,
+                    bfm=self._bfm,
+                ),
                 FaceRules(config.track, info),
                 FaceRestorer(config.restore, info, self._networks[0]),
                 0,

@@ -8,9 +8,10 @@ from numpy.typing import ArrayLike, NDArray
 from torch import Tensor
 from torch.nn import functional
 
-from vidrestore.geometry import Affine
+from vidrestore.geometry import Affine, apply, compose, estimate_similarity
+from vidrestore.morphable.template import SGPN_TEMPLATE_512
 
-__all__ = ["CROP_SIZE", "FACE_POINTS_3D", "d3dfr_from_crop", "warp"]
+__all__ = ["CROP_SIZE", "FACE_POINTS_3D", "FIVE_OF_68", "d3dfr_from_crop", "d3dfr_from_display", "warp"]
 
 CROP_SIZE = 224
 """Side of the regressor's picture, px."""
@@ -26,6 +27,9 @@ FACE_POINTS_3D: NDArray[np.float64] = np.array(
 )
 """Left eye, right eye, nose, left and right mouth corner of a mean face, y up: the published five of its 68 landmarks
 (31, means of 37 and 40 and of 43 and 46, 49, 55, counted from 1)."""
+
+FIVE_OF_68 = ((36, 39), (42, 45), (30,), (48,), (54,))
+"""Of the 68 landmarks, counted from 0, those whose means are these five."""
 
 SCALE = 102.0
 """Pixels of the crop per unit of ``FACE_POINTS_3D``, as published."""
@@ -64,6 +68,19 @@ def d3dfr_from_crop(landmarks: ArrayLike, size: int = 512) -> Affine:
     offset_x = (size / 2 - shift_x) * scale - margin
     offset_y = (size / 2 - shift_y) * scale - margin  # upwards, from the bottom row
     return np.array([[scale, 0.0, offset_x], [0.0, scale, CROP_SIZE - 1 - (size - 1) * scale - offset_y]])
+
+
+def d3dfr_from_display(points: ArrayLike) -> Affine:
+    """The map from display pixels to the regressor's crop, the way that SGPN takes: its own crop of 512 first.
+
+    Args:
+        points: (5, 2) in display pixels.
+
+    Raises:
+        ValueError: the points coincide.
+    """
+    crop_from_display = estimate_similarity(points, SGPN_TEMPLATE_512)
+    return compose(d3dfr_from_crop(apply(crop_from_display, points)), crop_from_display)
 
 
 def warp(images: Tensor, target_from_source: Tensor, size: int) -> Tensor:

@@ -158,7 +158,8 @@ class MorphableModel(nn.Module):
         padded = functional.pad(areas, (0, 0, 0, 1))  # (B, T + 1, 3): the last one stands for "no triangle"
         return functional.normalize(padded[:, self.incident].sum(2), dim=-1, eps=1e-20)
 
-    def rotation(self, angles: Tensor) -> Tensor:
+    @staticmethod
+    def rotation(angles: Tensor) -> Tensor:
         """Rotation matrices, to be multiplied from the right: turned = points @ rotation.
 
         Args:

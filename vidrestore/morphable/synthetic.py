@@ -1,8 +1,11 @@
-"""A small morphable model out of nothing, with every part of a real one, for tests, examples and benchmarks.
+"""Morphable models for tests, examples and benchmarks, with every part of a real one and no licence in the way.
 
-The head is the front of an ellipsoid with a nose, in the size of the published model (decimetres, so that the default
-camera shows it filling a crop). Its bases are smooth waves over the surface: the first ones bend it slowly, the later
-ones ripple it. The result looks like an egg, not like a person.
+:func:`synthetic_model` is made out of nothing, :func:`synthetic_bfm` out of the package's own model: it looks like a
+face and shares neither unit, origin, vertices nor coefficients with it.
+
+The first one's head is the front of an ellipsoid with a nose, in the size of the published model (decimetres, so that
+the default camera shows it filling a crop). Its bases are smooth waves over the surface: the first ones bend it slowly,
+the later ones ripple it. The result looks like an egg, not like a person.
 """
 
 from __future__ import annotations
@@ -13,9 +16,10 @@ import torch
 from torch import Tensor
 
 from vidrestore.morphable.coefficients import WIDTHS
+from vidrestore.morphable.files import load_vr468
 from vidrestore.morphable.model import NUM_LANDMARKS, MorphableModel
 
-__all__ = ["synthetic_model"]
+__all__ = ["synthetic_bfm", "synthetic_model"]
 
 HALF_WIDTH, HALF_HEIGHT, HALF_DEPTH = 0.85, 1.1, 0.8
 """Half axes; the published mean face measures about 1.6 x 2.0 x 1.3 decimetres."""
@@ -57,6 +61,61 @@ def synthetic_model(rows: int = 13, columns: int = 11) -> MorphableModel:
         mirror=torch.arange(rows * columns).reshape(rows, columns).flip(1).flatten(),
         skin=u.abs() < 0.9,
     )
+
+
+def synthetic_bfm(subdivisions: int = 1, *, scale: float = 1.1, nod: float = 0.06) -> MorphableModel:
+    """``vr468`` in other clothes: a face whose model stands in for BFM 2009's.
+
+    Args:
+        subdivisions: how often every triangle is cut into four: 1833 vertices, 7263, 28917.
+        scale: of its unit, against that of ``vr468``.
+        nod: radians about x by which its mean face is turned.
+
+    Returns:
+        A model without mirror map whose mean lies in the origin, as BFM's. Each coefficient is a mixture of those of
+        ``vr468``, orthogonal, so that they are as many standard deviations.
+
+    Raises:
+        ValueError: negative ``subdivisions``.
+    """
+    if subdivisions < 0:
+        raise ValueError(f"subdivisions must not be negative, got {subdivisions}")
+    own = load_vr468()
+    triangles, between = own.triangles, torch.eye(own.num_vertices)
+    for _ in range(subdivisions):
+        triangles, step = _subdivided(triangles, len(between))
+        between = step @ between
+    turn = scale * MorphableModel.rotation(torch.tensor([[nod, 0.0, 0.0]]))[0]
+
+    def basis(columns: Tensor, turn: Tensor) -> Tensor:
+        axes = torch.einsum("nv,vak,ab->nbk", between, columns.view(-1, 3, columns.shape[1]), turn)
+        width = columns.shape[1]
+        mixture = torch.eye(width) - 2.0 / width  # Householder's reflection at (1, ..., 1)
+        return axes.reshape(-1, width) @ mixture
+
+    mean = between @ own.mean_shape @ turn
+    assert own.skin is None or isinstance(own.skin, Tensor)
+    return MorphableModel(
+        mean - mean.mean(0),
+        basis(own.identity_basis, turn),
+        basis(own.expression_basis, turn),
+        between @ own.mean_texture,
+        basis(own.texture_basis, torch.eye(3)),
+        triangles,
+        own.landmarks,
+        skin=None if own.skin is None else between @ own.skin.float() > 0.5,
+    )
+
+
+def _subdivided(triangles: Tensor, count: int) -> tuple[Tensor, Tensor]:
+    """(4 T, 3) triangles with a new vertex in the middle of every edge, and the (V + E, V) weights of the vertices."""
+    edges = torch.cat([triangles[:, [0, 1]], triangles[:, [1, 2]], triangles[:, [2, 0]]])
+    known, which = torch.unique(edges.sort(1)[0], dim=0, return_inverse=True)
+    ab, bc, ca = (count + which).view(3, -1)
+    a, b, c = triangles.unbind(1)
+    parts = [torch.stack(corners, 1) for corners in ((a, ab, ca), (ab, b, bc), (ca, bc, c), (ab, bc, ca))]
+    weights = torch.zeros(len(known), count).scatter_(1, known, 0.5)
+    return torch.cat(parts), torch.cat([torch.eye(count), weights])
 
 
 def _egg(u: Tensor, v: Tensor) -> Tensor:

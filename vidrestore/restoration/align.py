@@ -7,21 +7,9 @@ from numpy.typing import ArrayLike, NDArray
 
 from vidrestore.geometry import Affine, estimate_similarity, scale_about_pixel_edges
 from vidrestore.geometry import apply as apply_map
-from vidrestore.morphable.template import FFHQ_TEMPLATE_512
+from vidrestore.morphable.template import FFHQ_TEMPLATE_512, SGPN_TEMPLATE_512
 
 __all__ = ["FFHQ_TEMPLATE_512", "SGPN_TEMPLATE_512", "crop_from_display", "crop_from_ffhq", "template"]
-
-SGPN_TEMPLATE_512: NDArray[np.float64] = np.array(
-    [
-        (202.04068428, 242.88396346),
-        (309.43024555, 242.28998092),
-        (256.07679966, 303.95917038),
-        (211.95977493, 366.82819474),
-        (300.89112491, 366.33630952),
-    ]
-)
-"""The same points where SGPN wants them: the 112-pixel template of face recognition with a quarter of its side around
-it. The face is smaller than in FFHQ's template and more of its surroundings is seen."""
 
 
 def template(size: int, points_512: NDArray[np.float64] = FFHQ_TEMPLATE_512) -> NDArray[np.float64]:

@@ -1,6 +1,7 @@
 """SGPN on video: who it is comes from the whole track, what the face does from each frame.
 
-For each crop the regressor reads 257 coefficients. Then, along a track:
+For each crop the regressor reads 257 coefficients, unless the tracker has read them already (``track.model = "bfm"``):
+then these are taken, before the view that they were made for. Then, along a track:
 
 - *Identity and texture* belong to the person. They are averaged over the track, each frame by its confidence, and held
   once enough has been seen. *Lighting* is averaged over a few frames.
@@ -25,10 +26,12 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from vidrestore.errors import WeightsError
-from vidrestore.geometry import apply
-from vidrestore.morphable.coefficients import Coefficients, join, split
+from vidrestore.geometry import apply, compose, invert, scale_about_pixel_edges
+from vidrestore.morphable.align import CROP_SIZE, d3dfr_from_display
+from vidrestore.morphable.coefficients import COEFFICIENTS, Coefficients, join, split
 from vidrestore.morphable.d3dfr import D3dfr
 from vidrestore.morphable.files import read_model
+from vidrestore.morphable.model import MorphableModel
 from vidrestore.restoration.align import SGPN_TEMPLATE_512, template
 from vidrestore.restoration.sgpn import Encoded, Sgpn
 from vidrestore.restoration.shape_prior import ShapePrior
@@ -36,7 +39,7 @@ from vidrestore.restoration.vqgan import load_published
 from vidrestore.restoration.weights import WeightStore, find_model, missing
 from vidrestore.types import CropContext, Track
 
-__all__ = ["PriorOptions", "PriorWork", "SgpnRestorer", "load_sgpn"]
+__all__ = ["PriorOptions", "PriorWork", "SgpnRestorer", "load_bfm2009", "load_d3dfr", "load_sgpn"]
 
 
 @dataclass(frozen=True, slots=True)
@@ -130,9 +133,8 @@ class SgpnRestorer:
             images = torch.lerp(images, torch.ones_like(images), holes)
         if not self._network.dims.has_shape_prior:
             return self._paint(images, None, None)
-        maps = self._prior.maps(self._points(images, context), self.size)
-        coefficients = self._prior.read(images, maps)
-        self.work.num_read += len(images)
+        maps = self._maps(images, context)
+        coefficients = self._coefficients(images, maps, context)
         if context is None:
             drawn = self._draw(coefficients, maps)
             return self._paint(images, [drawn.select(i) for i in _each(len(images))], coefficients)
@@ -148,6 +150,31 @@ class SgpnRestorer:
             return np.repeat(template(self.size, self.template)[None], len(images), 0)
         pairs = zip(context.crop_from_display, context.tracks, strict=True)
         return np.stack([apply(crop_from_display, track.landmarks) for crop_from_display, track in pairs])
+
+    def _maps(self, images: Tensor, context: CropContext | None) -> Tensor:
+        """(B, 2, 3) view_from_crop: where the regressor looks, or where the tracker's regressor looked."""
+        maps = self._prior.maps(self._points(images, context), self.size)
+        if context is None:
+            return maps
+        view = scale_about_pixel_edges(self._prior.camera.size / CROP_SIZE)
+        for i, (track, crop_from_display) in enumerate(zip(context.tracks, context.crop_from_display, strict=True)):
+            if _given(track) is not None:
+                view_from_display = compose(view, d3dfr_from_display(track.alignment))
+                maps[i] = torch.from_numpy(compose(view_from_display, invert(crop_from_display)))
+        return maps
+
+    def _coefficients(self, images: Tensor, maps: Tensor, context: CropContext | None) -> Tensor:
+        """(B, 257): the tracks' own where they are of this model, read off the crops elsewhere."""
+        given = [None] * len(images) if context is None else [_given(track) for track in context.tracks]
+        wanted = [i for i, row in enumerate(given) if row is None]
+        self.work.num_read += len(wanted)
+        if len(wanted) == len(images):
+            return self._prior.read(images, maps)
+        rows = [torch.zeros(COEFFICIENTS) if row is None else torch.from_numpy(row).float() for row in given]
+        coefficients = torch.stack(rows).to(images.device)
+        if wanted:
+            coefficients[wanted] = self._prior.read(images[wanted], maps[wanted])
+        return coefficients
 
     def _steadied(
         self, coefficients: Tensor, maps: Tensor, context: CropContext, people: dict[int, _Person]
@@ -218,18 +245,45 @@ def load_sgpn(store: WeightStore, device: torch.device, precision: torch.dtype, 
         WeightsError: one of the three is missing or damaged; it is told where to get it.
     """
     with torch.device("meta"):
-        network, regressor = Sgpn(), D3dfr()
+        network = Sgpn()
     load_published(network, store.load("sgpn"), source="sgpn.safetensors")
+    prior = ShapePrior(load_d3dfr(store), load_bfm2009(store))
+    return SgpnRestorer(network, prior, device, precision, options)
+
+
+def load_d3dfr(store: WeightStore) -> D3dfr:
+    """The published regressor, converted beforehand, on the CPU.
+
+    Raises:
+        WeightsError: it is missing or damaged; it is told where to get it.
+    """
+    with torch.device("meta"):
+        regressor = D3dfr()
     load_published(regressor, store.load("d3dfr"), source="d3dfr.safetensors")
+    return regressor
+
+
+def load_bfm2009(store: WeightStore) -> MorphableModel:
+    """The user's Basel Face Model, converted beforehand, on the CPU.
+
+    Raises:
+        WeightsError: it is missing or damaged; it is told where to get it.
+    """
     if store.receipt("bfm2009") is None:
         raise WeightsError(missing(find_model("bfm2009")))
-    prior = ShapePrior(regressor, read_model(store.path("bfm2009")))
-    return SgpnRestorer(network, prior, device, precision, options)
+    return read_model(store.path("bfm2009"))
+
+
+def _given(track: Track) -> NDArray[np.float32] | None:
+    """(257,) what the tracker read, where it reads with BFM."""
+    return track.coefficients if track.topology is not None and track.topology.name == "bfm" else None
 
 
 def _pooled(person: _Person, read: Coefficients, track: Track, options: PriorOptions) -> tuple[_Person, Tensor]:
     """The person after one more look, and the coefficients of this frame, (1, 257)."""
     confidence = _confidence(read, track)
+    if _given(track) is not None:  # the tracker has pooled who it is
+        person = dataclasses.replace(person, weight=0.0)
     identity, texture, lighting = read.identity[0], read.texture[0], read.lighting[0]
     if person.identity is None or person.texture is None or person.lighting is None:
         person = dataclasses.replace(person, weight=confidence, identity=identity, texture=texture, lighting=lighting)

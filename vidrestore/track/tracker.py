@@ -13,9 +13,10 @@ from typing import Protocol
 import torch
 
 from vidrestore.config import TrackOptions
+from vidrestore.track.bfm import BfmReader, BfmSource
 from vidrestore.track.face import FaceReader
 from vidrestore.track.given import GivenBoxes
-from vidrestore.track.mesh import MeshTracker
+from vidrestore.track.mesh import MeshTracker, ShapeReader
 from vidrestore.track.points import PointTracker
 from vidrestore.types import Detections, Frame, StreamInfo, TrackedFrame
 
@@ -49,6 +50,7 @@ def make_tracker(
     every: int = 1,
     device: torch.device | str = "cpu",
     given: GivenBoxes | None = None,
+    bfm: BfmSource | None = None,
 ) -> Tracker:
     """The tracker that the options name.
 
@@ -58,12 +60,21 @@ def make_tracker(
         every: ``detect.every``, for the five-point tracker and for faces that the 3D model does not fit.
         device: where the network runs; the regressor goes there where it is a CUDA device, else on the CPU.
         given: boxes by frame index that count as faces where the detector finds none.
+        bfm: regressor and model, for ``options.model`` ``bfm``.
 
     Raises:
+        ValueError: ``bfm`` is wanted and not given.
         WeightsError: a file of the package is missing or damaged.
     """
     if options.method == "points":
         return PointTracker(options, every, given)
     place = torch.device(device)
-    reader = FaceReader(info, place if place.type == "cuda" else "cpu")
+    place = place if place.type == "cuda" else torch.device("cpu")
+    reader: ShapeReader
+    if options.model == "bfm":
+        if bfm is None:
+            raise ValueError("track.model = 'bfm' wants the regressor and the model that pipeline.load_bfm reads")
+        reader = BfmReader(info, bfm, place)
+    else:
+        reader = FaceReader(info, place)
     return MeshTracker(options, reader, (info.width, info.height), every=every, given=given)
