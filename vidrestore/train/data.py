@@ -10,7 +10,7 @@ import json
 import logging
 import math
 import os
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -23,20 +23,34 @@ from torch import Tensor
 from torch.utils.data import DataLoader, Dataset, Sampler
 
 from vidrestore.errors import ConfigError
-from vidrestore.train.degrade import LEVELS, Picture, apply_recipe, degrade, draw_recipe
-from vidrestore.train.paper_degrade import LARGE, SMALL, degrade_blind
+from vidrestore.train.degrade import LEVELS, Level, Picture, apply_recipe, degrade, draw_recipe
+from vidrestore.train.paper_degrade import LARGE, SMALL, BlindLevel, degrade_blind
 
 __all__ = [
+    "Cover",
     "FaceCache",
     "FacePairs",
+    "FacePlan",
     "HeldOut",
+    "Hiding",
     "Mix",
+    "Recolour",
+    "apply_hiding",
+    "apply_recolour",
+    "apply_texture",
     "augment",
     "batches",
+    "draw_hiding",
+    "draw_move",
+    "draw_recolour",
+    "draw_texture",
     "hide",
     "list_images",
+    "middle_of_face",
+    "move",
     "recolour",
     "roughen",
+    "shade",
     "split_held_out",
     "stream",
     "to_bytes",
@@ -111,6 +125,16 @@ class FaceCache:
     def __len__(self) -> int:
         return len(self.pictures)
 
+    @property
+    def side(self) -> int:
+        """Of the pictures, in pixels."""
+        return int(self.pictures.shape[1])
+
+    def choose(self, seed: int, index: int) -> int:
+        """The face of a sample: each once before any comes again, in a new order each time."""
+        epoch, place = divmod(index, len(self))
+        return int(np.random.default_rng([seed, 1, epoch]).permutation(len(self))[place])
+
 
 def _read(path: Path, size: int) -> NDArray[np.uint8]:
     picture = cv2.imread(str(path), cv2.IMREAD_COLOR)
@@ -142,7 +166,7 @@ def augment(face: NDArray[np.uint8], size: int, rng: np.random.Generator, other:
         (size, size, 3) RGB in [0, 1]: turned within 6 degrees, scaled 0.88 to 1.12, shifted within 5 %
         (the errors of a five-point detector), mirrored in half of the cases.
     """
-    picture = _jitter(face, size, rng)
+    picture = move(face, draw_move(rng, size, face.shape[0]), size)
     return recolour(hide(picture, other, rng), rng)
 
 
@@ -154,49 +178,162 @@ def hide(picture: Picture, other: NDArray[np.uint8], rng: np.random.Generator) -
         other: (S', S', 3) uint8 RGB, another face, of which patches hide parts of the first.
         rng: source of randomness.
     """
-    if rng.random() < 0.15:
-        picture = _occlude(picture, _jitter(other, picture.shape[0], rng), rng)
-    if rng.random() < 0.10:
-        picture = _glasses(picture, rng)
-    return picture
+    return apply_hiding(picture, other, draw_hiding(rng, picture.shape[0], other.shape[0]))
 
 
-def _jitter(face: NDArray[np.uint8], size: int, rng: np.random.Generator) -> Picture:
-    side = face.shape[0]
+def draw_move(rng: np.random.Generator, size: int, side: int) -> NDArray[np.float64]:
+    """(2, 3) face_from_result of :func:`augment`: a turn, a scale, a shift, in half of the cases a mirror.
+
+    Args:
+        rng: source of randomness.
+        size: side of the result in pixels.
+        side: of the face in pixels.
+    """
     angle, scale = math.radians(rng.uniform(-6, 6)), math.exp(rng.uniform(math.log(0.88), math.log(1.12)))
     shift = rng.uniform(-0.05, 0.05, 2) * side
-    a = math.cos(angle) * side / size / scale  # face_from_result
+    a = math.cos(angle) * side / size / scale
     b = math.sin(angle) * side / size / scale
     mirror = -1.0 if rng.random() < 0.5 else 1.0
     linear = np.array([[a * mirror, -b], [b * mirror, a]])
     centre = np.full(2, (size - 1) / 2)
-    move = np.column_stack([linear, (side - 1) / 2 + shift - linear @ centre])
+    return np.column_stack([linear, (side - 1) / 2 + shift - linear @ centre])
+
+
+def move(face: NDArray[np.uint8], matrix: NDArray[np.float64], size: int) -> Picture:
+    """(size, size, 3) in [0, 1]: a face of uint8 sampled with a cubic at face_from_result."""
     flags = cv2.INTER_CUBIC | cv2.WARP_INVERSE_MAP
-    moved = cv2.warpAffine(face, move, (size, size), flags=flags, borderMode=cv2.BORDER_REFLECT_101)
+    moved = cv2.warpAffine(face, matrix, (size, size), flags=flags, borderMode=cv2.BORDER_REFLECT_101)
     return moved.astype(np.float32) / np.float32(255.0)
+
+
+@dataclass(frozen=True, slots=True)
+class Recolour:
+    """Drawn changes of a picture's colours; None is no change."""
+
+    gamma: float | None = None
+    balance: NDArray[np.float32] | None = None
+    """(3,) gains of red, green and blue."""
+    exposure: tuple[float, float] | None = None
+    """Level of black, and the gain from there."""
+    saturation: float | None = None
+
+
+def draw_recolour(rng: np.random.Generator) -> Recolour:
+    """Another gamma, white balance, exposure or saturation; one in twelve is grey film."""
+    gamma = math.exp(rng.uniform(-0.4, 0.4)) if rng.random() < 0.5 else None
+    balance = rng.uniform(0.88, 1.12, 3).astype(np.float32) if rng.random() < 0.5 else None
+    exposure, saturation = None, None
+    if rng.random() < 0.4:
+        low, high = rng.uniform(0.0, 0.12), rng.uniform(0.35, 1.05)  # dark or flat pictures
+        exposure = low, high - low
+    draw = rng.random()
+    if draw < 0.4:
+        saturation = 0.0 if draw < 0.08 else rng.uniform(0.3, 1.4)
+    return Recolour(gamma, balance, exposure, saturation)
 
 
 def recolour(picture: Picture, rng: np.random.Generator) -> Picture:
     """Another gamma, white balance, exposure or saturation; one in twelve is grey."""
+    return apply_recolour(picture, draw_recolour(rng))
+
+
+def apply_recolour(picture: Picture, change: Recolour) -> Picture:
+    """The picture in other colours, in [0, 1]."""
     picture = np.clip(picture, 0.0, 1.0)  # a cubic filter overshoots, and a power of what is below 0 is no number
-    if rng.random() < 0.5:
-        picture = picture ** np.float32(math.exp(rng.uniform(-0.4, 0.4)))
-    if rng.random() < 0.5:
-        picture = picture * rng.uniform(0.88, 1.12, 3).astype(np.float32)  # white balance
-    if rng.random() < 0.4:
-        low, high = rng.uniform(0.0, 0.12), rng.uniform(0.35, 1.05)  # dark or flat pictures
-        picture = low + picture * np.float32(high - low)
-    draw = rng.random()
-    if draw < 0.4:
+    if change.gamma is not None:
+        picture = picture ** np.float32(change.gamma)
+    if change.balance is not None:
+        picture = picture * change.balance
+    if change.exposure is not None:
+        picture = change.exposure[0] + picture * np.float32(change.exposure[1])
+    if change.saturation is not None:
         luma = picture @ np.array([[0.299], [0.587], [0.114]], np.float32)
-        saturation = 0.0 if draw < 0.08 else rng.uniform(0.3, 1.4)  # one in twelve is grey film
-        picture = luma + (picture - luma) * np.float32(saturation)
+        picture = luma + (picture - luma) * np.float32(change.saturation)
     return np.clip(picture, 0.0, 1.0).astype(np.float32)
 
 
-def _occlude(picture: Picture, other: Picture, rng: np.random.Generator) -> Picture:
-    """Hides a part: a smooth blob of skin colour with fingers' edges, a flat or shaded shape, or a patch of a face."""
+@dataclass(frozen=True, slots=True)
+class Cover:
+    """Something in front of a picture."""
+
+    mask: NDArray[np.float32]
+    """(S, S) its share of each pixel, in [0, 1]."""
+    colour: NDArray[np.float64] | None = None
+    """(3,) RGB in [0, 1]; None with ``skin`` is of the face's own colour, and without it a patch of another face."""
+    skin: float | None = None
+    """Gain of the mean colour in the middle of the face."""
+    slopes: tuple[float, float] | None = None
+    """Shade down and across the picture: at its edges it is brighter or darker by this share."""
+
+    @property
+    def is_face(self) -> bool:
+        """It shows another face."""
+        return self.colour is None and self.skin is None
+
+
+@dataclass(frozen=True, slots=True)
+class Hiding:
+    """What is in front of one face; layers that are laid on one after another."""
+
+    layers: tuple[tuple[Cover, ...], ...]
+    move: NDArray[np.float64] | None
+    """(2, 3) face_from_result of the other face; None where nothing is hidden by a part of one."""
+
+
+def draw_hiding(rng: np.random.Generator, size: int, side: int) -> Hiding:
+    """A hand, a shape, lettering, a patch of a face, glasses; nothing in three of four cases.
+
+    Args:
+        rng: source of randomness.
+        size: side of the picture in pixels.
+        side: of the other face in pixels.
+    """
+    layers, other = [], None
+    if rng.random() < 0.15:
+        other = draw_move(rng, size, side)
+        layers.append((_draw_occluder(rng, size),))
+    if rng.random() < 0.10:
+        layers.append(_draw_glasses(rng, size))
+    return Hiding(tuple(layers), other)
+
+
+def apply_hiding(picture: Picture, other: NDArray[np.uint8], hiding: Hiding) -> Picture:
+    """The picture behind what hides it."""
     size = picture.shape[0]
+    for covers in hiding.layers:
+        shown: NDArray[Any] = picture
+        for cover in covers:
+            mask = cover.mask[..., None]
+            shown = shown * (1 - mask) + _paint(cover, picture, other, hiding.move, size) * mask
+        picture = np.asarray(shown, dtype=np.float32)
+    return picture
+
+
+def _paint(
+    cover: Cover, picture: Picture, other: NDArray[np.uint8], matrix: NDArray[np.float64] | None, size: int
+) -> NDArray[Any]:
+    if cover.is_face:
+        assert matrix is not None
+        return move(other, matrix, size)
+    colour = cover.colour
+    if colour is None:
+        colour = picture[middle_of_face(size)].mean((0, 1)) * cover.skin
+    return colour if cover.slopes is None else np.clip(colour * shade(cover.slopes, size), 0.0, 1.0)
+
+
+def middle_of_face(size: int) -> tuple[slice, slice]:
+    """Rows and columns where there is skin."""
+    return slice(size // 2, size * 3 // 4), slice(size // 3, size * 2 // 3)
+
+
+def shade(slopes: tuple[float, float], size: int) -> NDArray[np.float32]:
+    """(size, size, 1) gain, 1 in the middle, that rises or falls down and across."""
+    slope = np.linspace(-1, 1, size, dtype=np.float32)
+    return np.asarray(1 + slopes[0] * slope[:, None, None] + slopes[1] * slope[None, :, None])
+
+
+def _draw_occluder(rng: np.random.Generator, size: int) -> Cover:
+    """A smooth blob of skin colour with fingers' edges, a flat or shaded shape, or a patch of a face."""
     mask = np.zeros((size, size), np.float32)
     centre = rng.uniform(0.1, 0.9, 2) * size
     kind = rng.integers(4)
@@ -216,21 +353,16 @@ def _occlude(picture: Picture, other: Picture, rng: np.random.Generator) -> Pict
     else:  # lettering, as of subtitles and logos
         text = "".join(chr(c) for c in rng.integers(65, 91, int(rng.integers(3, 9))))
         cv2.putText(mask, text, _point(centre * 0.8), 2, rng.uniform(0.5, 1.6), 1.0, int(rng.integers(1, 4)), 16)
-    soft = np.asarray(cv2.GaussianBlur(mask, (0, 0), rng.uniform(0.3, 1.2)))[..., None]
+    soft = np.asarray(cv2.GaussianBlur(mask, (0, 0), rng.uniform(0.3, 1.2)), np.float32)
     if kind != 3 and rng.random() < 0.35:
-        paint = other
-    else:
-        skin = picture[size // 2 : size * 3 // 4, size // 3 : size * 2 // 3].mean((0, 1))
-        colour = skin * rng.uniform(0.7, 1.2) if kind == 0 else rng.uniform(0.0, 1.0, 3)
-        slope = np.linspace(-1, 1, size, dtype=np.float32)
-        shade = 1 + rng.uniform(-0.3, 0.3) * slope[:, None, None] + rng.uniform(-0.3, 0.3) * slope[None, :, None]
-        paint = np.clip(colour * shade, 0.0, 1.0)
-    return np.asarray(picture * (1 - soft) + paint * soft, dtype=np.float32)
+        return Cover(soft)
+    skin = rng.uniform(0.7, 1.2) if kind == 0 else None
+    colour = rng.uniform(0.0, 1.0, 3) if kind != 0 else None
+    return Cover(soft, colour, skin, (rng.uniform(-0.3, 0.3), rng.uniform(-0.3, 0.3)))
 
 
-def _glasses(picture: Picture, rng: np.random.Generator) -> Picture:
+def _draw_glasses(rng: np.random.Generator, size: int) -> tuple[Cover, Cover]:
     """A frame of glasses around the template's eyes, with tinted or clear lenses."""
-    size = picture.shape[0]
     left, right = (_TEMPLATE[:2] + 0.5) * (size / 256) - 0.5 + rng.uniform(-0.02, 0.02, 2) * size
     axes = _point(rng.uniform([0.08, 0.055], [0.115, 0.095]) * size)
     frame, lens = np.zeros((2, size, size), np.float32)
@@ -242,10 +374,10 @@ def _glasses(picture: Picture, rng: np.random.Generator) -> Picture:
     cv2.line(frame, _point(left + inner), _point(right - inner), 1.0, width, cv2.LINE_AA)
     cv2.line(frame, _point(left - inner), _point(left - inner * 2.5), 1.0, width, cv2.LINE_AA)
     cv2.line(frame, _point(right + inner), _point(right + inner * 2.5), 1.0, width, cv2.LINE_AA)
-    tint = lens[..., None] * (rng.uniform(0.3, 0.9) if rng.random() < 0.4 else 0.0)
-    picture = picture * (1 - tint) + rng.uniform(0.0, 0.25, 3) * tint
+    tint = lens * (rng.uniform(0.3, 0.9) if rng.random() < 0.4 else 0.0)
+    glass = rng.uniform(0.0, 0.25, 3)
     colour = rng.uniform(0.0, 0.5, 3) if rng.random() < 0.8 else rng.uniform(0.5, 1.0, 3)
-    return np.asarray(picture * (1 - frame[..., None]) + colour * frame[..., None], dtype=np.float32)
+    return Cover(tint, glass), Cover(frame, colour)
 
 
 def _point(xy: NDArray[np.float64]) -> tuple[int, int]:
@@ -295,6 +427,30 @@ _STILL = (
 )
 
 
+@dataclass(frozen=True, slots=True)
+class FacePlan:
+    """What is drawn for one sample of :class:`FacePairs`."""
+
+    number: int
+    """Of the face."""
+    other: int
+    """Of another face, of which a part may be in front."""
+    matrix: NDArray[np.float64]
+    """(2, 3) face_from_crop."""
+    hiding: Hiding
+    colour: Recolour
+    corner: tuple[int, int]
+    """(y, x) of the window in the crop."""
+    soft: float
+    """Standard deviation in pixels by which the clean picture is out of focus; 0 is none."""
+    texture: NDArray[np.float32] | None
+    """(S, S, 1)"""
+    level: Level | BlindLevel | None
+    """Ranges of the degradation; None is none."""
+    rng: np.random.Generator
+    """Where the numbers of the degradation are drawn next."""
+
+
 class FacePairs(Dataset[tuple[Tensor, Tensor]]):
     """Samples (degraded (V, 3, S, S) uint8, clean (3, S, S) uint8) made on the fly.
 
@@ -321,33 +477,45 @@ class FacePairs(Dataset[tuple[Tensor, Tensor]]):
         self.cache, self.size, self.seed, self.views, self.crop = cache, size, seed, views, crop or size
         self.mix = mix or Mix()
 
-    def __getitem__(self, index: int) -> tuple[Tensor, Tensor]:
-        epoch, place = divmod(index, len(self.cache))
-        order = np.random.default_rng([self.seed, 1, epoch]).permutation(len(self.cache))
+    def plan(self, index: int) -> FacePlan:
+        """All that is drawn for a sample before its degradation."""
         rng = np.random.default_rng([self.seed, 2, index])
-        other = self.cache.pictures[int(rng.integers(len(self.cache)))]
-        clean = augment(self.cache.pictures[order[place]], self.size, rng, other)
-        room = self.size - self.crop
+        side, room = self.cache.side, self.size - self.crop
+        number, other = self.cache.choose(self.seed, index), int(rng.integers(len(self.cache)))
+        matrix, hiding = draw_move(rng, self.size, side), draw_hiding(rng, self.size, side)
+        colour = draw_recolour(rng)
         low, high = 0, room
         if self.mix.inner > 0.0 and rng.random() < self.mix.inner:
             low, high = room * 3 // 8, room * 5 // 8
         y, x = rng.integers(low, high + 1, 2)
-        clean = np.ascontiguousarray(clean[y : y + self.crop, x : x + self.crop])
         kind = int(np.searchsorted(np.cumsum(self.mix.damage), rng.random()))  # 5 is none
+        soft, texture = 0.0, None
         if kind in (0, 5) and self.mix.soft > 0.0 and rng.random() < self.mix.soft:
-            clean = np.asarray(cv2.GaussianBlur(clean, (0, 0), rng.uniform(0.4, 1.1)), dtype=np.float32)
+            soft = rng.uniform(0.4, 1.1)
         if self.mix.texture > 0.0 and rng.random() < self.mix.texture:
-            clean = roughen(clean, rng)
-        views = self._recordings(clean, kind, rng)
+            texture = draw_texture(rng, self.crop)
+        level = (*LEVELS.values(), *_STILL, None)[kind]
+        return FacePlan(number, other, matrix, hiding, colour, (int(y), int(x)), soft, texture, level, rng)
+
+    def __getitem__(self, index: int) -> tuple[Tensor, Tensor]:
+        plan, pictures = self.plan(index), self.cache.pictures
+        clean = move(pictures[plan.number], plan.matrix, self.size)
+        clean = apply_recolour(apply_hiding(clean, pictures[plan.other], plan.hiding), plan.colour)
+        y, x = plan.corner
+        clean = np.ascontiguousarray(clean[y : y + self.crop, x : x + self.crop])
+        if plan.soft > 0.0:
+            clean = np.asarray(cv2.GaussianBlur(clean, (0, 0), plan.soft), dtype=np.float32)
+        if plan.texture is not None:
+            clean = apply_texture(clean, plan.texture)
+        views = self._recordings(clean, plan.level, plan.rng)
         return torch.stack([to_bytes(v) for v in views]), to_bytes(clean)
 
-    def _recordings(self, clean: Picture, kind: int, rng: np.random.Generator) -> list[Picture]:
-        if kind == len(self.mix.damage):
+    def _recordings(self, clean: Picture, level: Level | BlindLevel | None, rng: np.random.Generator) -> list[Picture]:
+        if level is None:
             return [clean] * self.views
-        if kind >= len(LEVELS):  # stills: the same numbers, as there is no shot
-            recorded = degrade_blind(clean, _STILL[kind - len(LEVELS)], rng)
-            return [recorded] * self.views
-        recipe = draw_recipe(rng, list(LEVELS.values())[kind], crop=self.crop)
+        if isinstance(level, BlindLevel):  # stills: the same numbers, as there is no shot
+            return [degrade_blind(clean, level, rng)] * self.views
+        recipe = draw_recipe(rng, level, crop=self.crop)
         return [apply_recipe(clean, recipe, rng) for _ in range(self.views)]
 
 
@@ -358,13 +526,21 @@ def roughen(picture: Picture, rng: np.random.Generator) -> Picture:
         picture: (S, S, 3) RGB in [0, 1].
         rng: source of randomness.
     """
-    side = picture.shape[0]
+    return apply_texture(picture, draw_texture(rng, picture.shape[0]))
+
+
+def draw_texture(rng: np.random.Generator, side: int) -> NDArray[np.float32]:
+    """(side, side, 1) what :func:`apply_texture` adds to a picture of brightness 0.6."""
     grain = rng.standard_normal((side, side, 1), np.float32)
     wide = np.asarray(cv2.GaussianBlur(grain, (0, 0), rng.uniform(0.5, 1.2)), np.float32)[..., None]
     rough: Picture = rng.uniform(0.2, 0.7) * grain + wide / max(float(wide.std()), 1e-6)
     where = cv2.resize(rng.uniform(0.2, 1.0, (5, 5)).astype(np.float32), (side, side), interpolation=cv2.INTER_CUBIC)
-    strength = np.float32(rng.uniform(0.5, 5.0) / 255.0)
-    rough = picture + rough * where[..., None] * strength * (0.4 + picture.mean(2, keepdims=True))
+    return np.asarray(rough * where[..., None] * np.float32(rng.uniform(0.5, 5.0) / 255.0), dtype=np.float32)
+
+
+def apply_texture(picture: Picture, texture: NDArray[np.float32]) -> Picture:
+    """The picture with a texture, which shows more where it is bright."""
+    rough = picture + texture * (0.4 + picture.mean(2, keepdims=True))
     return np.asarray(np.clip(rough, 0.0, 1.0), dtype=np.float32)
 
 
@@ -392,7 +568,9 @@ def _start_worker(_: int) -> None:
     os.nice(2)  # the network's threads come first where cores are few
 
 
-def stream(data: Dataset[Any], *, batch: int, start: int, workers: int) -> Iterator[Any]:
+def stream(
+    data: Dataset[Any], *, batch: int, start: int, workers: int, collate: Callable[[list[Any]], Any] | None = None
+) -> Iterator[Any]:
     """Endless collated batches of a data set without an end, from sample ``start`` on.
 
     Args:
@@ -400,6 +578,7 @@ def stream(data: Dataset[Any], *, batch: int, start: int, workers: int) -> Itera
         batch: samples per batch.
         start: index of the first sample: those that a run has taken before.
         workers: processes that make samples; 0 makes them in this one.
+        collate: makes a batch of a list of samples; None stacks tensors.
     """
     loader = DataLoader(
         data,
@@ -408,6 +587,7 @@ def stream(data: Dataset[Any], *, batch: int, start: int, workers: int) -> Itera
         num_workers=workers,
         worker_init_fn=_start_worker,
         prefetch_factor=4 if workers else None,
+        collate_fn=collate,
         generator=torch.Generator(),  # of the workers' seeds, which nothing uses: leaves the global one alone
     )
     yield from loader

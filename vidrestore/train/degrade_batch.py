@@ -20,6 +20,7 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 from torch import Tensor
+from torch.nn import functional
 
 from vidrestore.train.degrade import Codec, Recipe, recipe_kernel
 from vidrestore.train.degrade_canvas import blurred, canvas_side, filled, shifted
@@ -168,6 +169,8 @@ class _Batch:
         chosen = [i for i, kernel in enumerate(kernels) if kernel.size > 1]
         if not chosen:
             return clips
+        if len(chosen) == len(clips):
+            return convolved(clips, kernels)
         clips = clips.clone()
         clips[chosen] = convolved(clips[chosen], [kernels[i] for i in chosen])
         return clips
@@ -334,8 +337,11 @@ def convolved(clips: Tensor, kernels: Sequence[NDArray[np.float32]]) -> Tensor:
     """
     radius = max(kernel.shape[0] for kernel in kernels) // 2
     side = clips.shape[-1]
-    places = _mirrored(torch.arange(-radius, side + radius), side).to(clips.device)
-    wide = clips.index_select(3, places).index_select(4, places)
+    if radius < side:
+        wide = functional.pad(clips.flatten(0, 1), (radius,) * 4, mode="reflect").unflatten(0, clips.shape[:2])
+    else:
+        places = _mirrored(torch.arange(-radius, side + radius), side).to(clips.device)
+        wide = clips.index_select(3, places).index_select(4, places)
     length = _smooth_length(side + 2 * radius)
     stack = np.zeros((len(kernels), length, length), np.float32)
     for whole, kernel in zip(stack, kernels, strict=True):
