@@ -22,7 +22,8 @@ Measures
     the clean face itself handed to the network: how much is changed where nothing is wrong.
 
 A network is ``compact``, ``mobile``, or a weight file of either; at another size than its own it is used as in the
-pipeline: its change is what is scaled. ``mobile:1`` and ``FILE:1`` set the fidelity weight to 1 (no prior).
+pipeline: its change is what is scaled. ``mobile:1`` and ``FILE:1`` set the fidelity weight to 1 (no prior);
+``mobile:no-shape`` and ``FILE:no-shape`` hide the 3D face from the same weights, so that the generative prior is alone.
 """
 
 from __future__ import annotations
@@ -123,10 +124,15 @@ def network_of(name: str) -> Filter:
         except WeightsError:
             if path is None or not path.is_file():
                 raise
-    from vidrestore.restoration.mobile import load_mobile
+    from vidrestore.restoration.mobile import MobileNet, load_mobile
     from vidrestore.restoration.mobile_restorer import MobileRestorer
 
-    restorer = MobileRestorer(torch.device("cpu"), torch.float32, float(weight or 0.0), network=load_mobile(path))
+    network, hides_shape = load_mobile(path), weight == "no-shape"
+    if hides_shape:
+        seeing, network = network, MobileNet(replace(network.dims, uses_shape=False))
+        network.load_state_dict(seeing.state_dict())
+    w = 0.0 if hides_shape else float(weight or 0.0)
+    restorer = MobileRestorer(torch.device("cpu"), torch.float32, w, network=network)
     return restorer.restore
 
 
