@@ -25,6 +25,7 @@ Licence:
 
 from __future__ import annotations
 
+import copy
 from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
@@ -32,11 +33,12 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 from torch.nn import functional
+from torch.nn.utils import fuse_conv_bn_eval
 
 from vidrestore.errors import WeightsError
 from vidrestore.morphable.coefficients import WIDTHS
 
-__all__ = ["D3dfr", "D3dfrDims", "load_published_d3dfr"]
+__all__ = ["D3dfr", "D3dfrDims", "folded", "load_published_d3dfr"]
 
 HEADS = (
     *(WIDTHS[name] for name in ("identity", "expression", "texture", "angles", "lighting")),
@@ -130,6 +132,21 @@ class D3dfr(nn.Module):
         features = self.backbone(images).float()
         with torch.autocast(features.device.type, enabled=False):
             return torch.cat([layer(features) for layer in self.final_layers], dim=1).flatten(1)
+
+
+def folded(network: D3dfr) -> D3dfr:
+    """A copy for inference whose normalisation lies in its convolutions; its results differ in their last bits."""
+    copied = copy.deepcopy(network).eval()
+    for module in copied.modules():
+        pairs = [("conv1", "bn1"), ("conv2", "bn2"), ("conv3", "bn3")]
+        if isinstance(module, nn.Sequential):
+            pairs = [("0", "1")]  # a shortcut
+        for name, after in pairs:
+            convolution, norm = getattr(module, name, None), getattr(module, after, None)
+            if isinstance(convolution, nn.Conv2d) and isinstance(norm, nn.BatchNorm2d):
+                setattr(module, name, fuse_conv_bn_eval(convolution, norm))
+                setattr(module, after, nn.Identity())
+    return copied
 
 
 def load_published_d3dfr(network: D3dfr, state: Mapping[str, Any], *, source: str = "weights") -> None:

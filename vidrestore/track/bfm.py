@@ -29,6 +29,7 @@ from vidrestore.geometry import Affine, apply, invert, mean_scale
 from vidrestore.morphable.align import CROP_SIZE, FIVE_OF_68, d3dfr_from_display
 from vidrestore.morphable.camera import Camera
 from vidrestore.morphable.coefficients import COEFFICIENTS, Coefficients, join, split
+from vidrestore.morphable.d3dfr import D3dfr, folded
 from vidrestore.morphable.files import load_vr468
 from vidrestore.morphable.model import MorphableModel
 from vidrestore.morphable.reduced import border_vertices, reduced
@@ -204,7 +205,8 @@ class BfmSource:
         self.frame = TrackerFrame.of(model, load_vr468())
         self.mesh = self.frame.model(model)
         self.model = BfmModel(self.mesh, self.frame)
-        self.regressor = regressor.eval().requires_grad_(False)
+        self.regressor = folded(regressor) if isinstance(regressor, D3dfr) else regressor.eval()
+        self.regressor.requires_grad_(False)
 
 
 class BfmReader(FaceReader):
@@ -219,8 +221,8 @@ class BfmReader(FaceReader):
     def __init__(self, info: StreamInfo, source: BfmSource, device: torch.device | str = "cpu") -> None:
         self._display_from_frame = info.display_from_frame
         self._device = torch.device(device)
-        self._network = _InFrame(source.regressor, source.frame).to(self._device)
-        self._mesh = source.mesh.to(self._device)
+        network = _InFrame(source.regressor, source.frame)
+        self._network = network.to(self._device, memory_format=torch.channels_last)  # type: ignore[call-overload]
         self._size, self._camera, self._middle = CROP_SIZE, source.model.camera, source.model.middle
         self.model = source.model
         self.num_read = 0
@@ -253,7 +255,8 @@ class _InFrame(nn.Module):
 
     def forward(self, crops: Tensor) -> Tensor:
         """(B, 3, 224, 224) RGB in [-1, 1] -> (B, 257) in the tracker's frame."""
-        found: Tensor = self._regressor(crops * 0.5 + 0.5)
+        pictures = (crops * 0.5 + 0.5).contiguous(memory_format=torch.channels_last)
+        found: Tensor = self._regressor(pictures)
         if found.shape != (len(crops), COEFFICIENTS):
             raise ValueError(f"the regressor must give ({len(crops)}, {COEFFICIENTS}), got {tuple(found.shape)}")
         return self._frame.enter(found.float())
