@@ -25,7 +25,17 @@ from torch.utils.data import Dataset
 from vidrestore.errors import ConfigError
 from vidrestore.kernels.rasterize import draw
 from vidrestore.morphable.files import load_vr468
-from vidrestore.train.data import FaceCache, hide, recolour, stream, to_bytes
+from vidrestore.train.data import (
+    FaceCache,
+    Hiding,
+    Recolour,
+    apply_hiding,
+    apply_recolour,
+    draw_hiding,
+    draw_recolour,
+    stream,
+    to_bytes,
+)
 from vidrestore.train.degrade import LEVELS, Picture, apply_recipe, draw_recipe
 from vidrestore.train.eyes import EyeReader
 from vidrestore.train.facemesh import FaceMesh
@@ -35,10 +45,13 @@ from vidrestore.train.vr468 import LIDS, Mesh
 __all__ = [
     "INNER_LIPS",
     "MeshPairs",
+    "MeshPlan",
     "PointCache",
     "SampleSource",
     "StoredSamples",
     "close_eyes",
+    "draw_level",
+    "draw_wide_move",
     "fill_mouth",
     "mirrored",
     "open_mouth",
@@ -307,6 +320,28 @@ def _painted(
     return np.asarray(np.rint(picture * (1 - soft) + colour * soft), np.uint8)
 
 
+@dataclass(frozen=True, slots=True)
+class MeshPlan:
+    """What is drawn for one sample of :class:`MeshPairs`."""
+
+    number: int
+    """Of the face."""
+    other: int
+    """Of another face, of which a part may be in front."""
+    matrix: NDArray[np.float64]
+    """(2, 3) crop_from_face."""
+    hiding: Hiding
+    colour: Recolour
+    level: int
+    """Of the degradation: 0 light, 1 medium, 2 heavy, 3 none."""
+    rng: np.random.Generator
+    """Where the numbers of the degradation are drawn next."""
+    face: NDArray[np.uint8]
+    """(S', S', 3) RGB, warped over its mesh."""
+    points: Array
+    """(468, 3) of the teacher, in pixels of the crop."""
+
+
 class MeshPairs(Dataset[dict[str, Tensor]]):
     """Samples made on the fly; number i depends on (seed, i) alone.
 
@@ -344,32 +379,39 @@ class MeshPairs(Dataset[dict[str, Tensor]]):
         self.cache, self.points, self.mesh, self.size, self.seed = cache, points, mesh, size, seed
         self.wide, self.turned, self.blinking = wide, turned, blinking
         self.speaking, self.painted = speaking, painted
-        self._usable = np.flatnonzero(points.trusted)
         if len(points.points) != len(cache):
             raise ConfigError(f"{len(cache)} faces and points of {len(points.points)}")
+        self._usable = np.flatnonzero(points.trusted)
 
-    def __getitem__(self, index: int) -> dict[str, Tensor]:
+    def plan(self, index: int) -> MeshPlan:
+        """A face, warped over its mesh, and all else that is drawn for a sample before its degradation."""
         epoch, place = divmod(index, len(self._usable))
         order = np.random.default_rng([self.seed, 1, epoch]).permutation(len(self._usable))
         rng = np.random.default_rng([self.seed, 2, index])
         number = int(self._usable[order[place]])
-        face, side = self.cache.pictures[number], self.cache.pictures.shape[1]
+        face, side = self.cache.pictures[number], self.cache.side
         points = self.points.points[number].astype(np.float64) * side - [0.5, 0.5, 0.0]
         face, points = self._reshape(np.asarray(face), points, rng)
-        clean, points = _move(face, points, self.mesh, self.size, rng, wide=rng.random() < self.wide)
-        other = np.asarray(self.cache.pictures[int(rng.integers(len(self.cache)))])
-        clean = recolour(hide(clean, other, rng), rng)
-        level = int(rng.choice(4, p=[0.25, 0.35, 0.35, 0.05]))
+        matrix = draw_wide_move(rng, self.size, side, wide=rng.random() < self.wide)
+        points = _moved(points, matrix, self.mesh)
+        other = int(rng.integers(len(self.cache)))
+        hiding, colour = draw_hiding(rng, self.size, side), draw_recolour(rng)
+        return MeshPlan(number, other, matrix, hiding, colour, draw_level(rng), rng, face, points)
+
+    def __getitem__(self, index: int) -> dict[str, Tensor]:
+        plan = self.plan(index)
+        clean = _shown(plan.face, plan.matrix, self.size)
+        clean = apply_recolour(apply_hiding(clean, self.cache.pictures[plan.other], plan.hiding), plan.colour)
         degraded = clean
-        if level < 3:
-            recipe = draw_recipe(rng, LEVELS[("light", "medium", "heavy")[level]], crop=self.size)
-            degraded = apply_recipe(clean, recipe, rng)
+        if plan.level < len(LEVELS):
+            recipe = draw_recipe(plan.rng, list(LEVELS.values())[plan.level], crop=self.size)
+            degraded = apply_recipe(clean, recipe, plan.rng)
         return {
             "degraded": to_bytes(degraded),
             "clean": to_bytes(clean),
-            "points": torch.from_numpy(points.astype(np.float32)),
-            "face": torch.tensor(number),
-            "level": torch.tensor(level),
+            "points": torch.from_numpy(plan.points.astype(np.float32)),
+            "face": torch.tensor(plan.number),
+            "level": torch.tensor(plan.level),
         }
 
     def _reshape(
@@ -520,11 +562,20 @@ def mirrored(batch: dict[str, Tensor], mirror: NDArray[np.int64]) -> dict[str, T
     return batch | {"degraded": batch["degraded"].flip(-1), "clean": batch["clean"].flip(-1), "points": points}
 
 
-def _move(
-    face: NDArray[np.uint8], points: Array, mesh: Mesh, size: int, rng: np.random.Generator, *, wide: bool
-) -> tuple[Picture, Array]:
-    """Turned, scaled, shifted, in half of the cases mirrored: picture in [0, 1] and points in its pixels."""
-    side = face.shape[0]
+def draw_level(rng: np.random.Generator) -> int:
+    """How a sample is degraded: 0 light, 1 medium, 2 heavy, 3 not at all."""
+    return int(rng.choice(4, p=[0.25, 0.35, 0.35, 0.05]))
+
+
+def draw_wide_move(rng: np.random.Generator, size: int, side: int, *, wide: bool) -> Array:
+    """(2, 3) crop_from_face: turned, scaled, shifted, in half of the cases mirrored.
+
+    Args:
+        rng: source of randomness.
+        size: side of the crop in pixels.
+        side: of the face in pixels.
+        wide: off by as much as a tracker after a fast move, otherwise by as much as a detector.
+    """
     most_angle, most_scale, most_shift = (0.35, 0.25, 0.12) if wide else (0.1, 0.12, 0.05)
     angle, scale = rng.uniform(-most_angle, most_angle), math.exp(rng.uniform(-most_scale, most_scale))
     shift = rng.uniform(-most_shift, most_shift, 2) * size
@@ -533,10 +584,19 @@ def _move(
     if rng.random() < 0.5:
         turn = turn @ np.diag([-1.0, 1.0])
     offset = (size - 1) / 2 + shift - turn @ np.full(2, (side - 1) / 2)
-    flags = cv2.INTER_AREA if k < 0.7 else cv2.INTER_LINEAR
-    matrix = np.column_stack([turn, offset])
+    return np.column_stack([turn, offset])
+
+
+def _shown(face: NDArray[np.uint8], matrix: Array, size: int) -> Picture:
+    """(size, size, 3) in [0, 1] at crop_from_face."""
+    flags = cv2.INTER_AREA if math.sqrt(abs(np.linalg.det(matrix[:, :2]))) < 0.7 else cv2.INTER_LINEAR
     moved = cv2.warpAffine(face, matrix, (size, size), flags=flags, borderMode=cv2.BORDER_REFLECT_101)
-    places = np.column_stack([points[:, :2] @ turn.T + offset, points[:, 2] * k])
-    if turn[0, 0] * turn[1, 1] - turn[0, 1] * turn[1, 0] < 0:
-        places = places[mesh.mirror]
-    return moved.astype(np.float32) / np.float32(255.0), places
+    return moved.astype(np.float32) / np.float32(255.0)
+
+
+def _moved(points: Array, matrix: Array, mesh: Mesh) -> Array:
+    """The points in the crop; in a mirrored one each is its partner's."""
+    turn = matrix[:, :2]
+    determinant = float(np.linalg.det(turn))
+    places = np.column_stack([points[:, :2] @ turn.T + matrix[:, 2], points[:, 2] * math.sqrt(abs(determinant))])
+    return places[mesh.mirror] if determinant < 0 else places
