@@ -19,7 +19,7 @@ from vidrestore.restoration.compact import CompactDims
 from vidrestore.restoration.mobile import NUM_COEFFICIENTS, MobileDims, MobileNet, load_mobile
 from vidrestore.restoration.mobile_restorer import MobileRestorer
 from vidrestore.restoration.restorer import CompactRestorer, choose_network, load_restorer
-from vidrestore.types import CropContext, Track
+from vidrestore.types import CropContext, MeshTopology, Track
 
 DIMS = MobileDims(
     trunk=CompactDims(widths=(8, 8, 8, 8)),
@@ -75,6 +75,17 @@ def test_the_tracks_face_is_used_where_there_is_one(restorer: MobileRestorer, im
     torch.testing.assert_close(given, regressed)
     torch.testing.assert_close(mixed[1], regressed[1])
     assert float((mixed[0] - regressed[0]).abs().max()) > 1e-3
+
+
+def test_coefficients_of_another_face_model_are_not_taken_for_ours(
+    restorer: MobileRestorer, images: torch.Tensor
+) -> None:
+    basel = MeshTopology("bfm", np.array([[0, 1, 2]], np.int32), 0, 1)
+    given = context([face(1), face(2)], [0.0, 0.0])
+    with torch.inference_mode():
+        regressed = restorer.restore(images, context([None, None], [0.0, 0.0]))
+        other = restorer.restore(images, replace(given, tracks=tuple(replace(t, topology=basel) for t in given.tracks)))
+    torch.testing.assert_close(other, regressed)
 
 
 def test_without_tracks_every_face_is_looked_at(restorer: MobileRestorer, images: torch.Tensor) -> None:

@@ -13,6 +13,7 @@ from torch import Tensor, nn
 from vidrestore.config import RestoreOptions
 from vidrestore.errors import ConfigError, WeightsError
 from vidrestore.geometry import apply
+from vidrestore.morphable.align import d3dfr_from_display
 from vidrestore.morphable.coefficients import split
 from vidrestore.morphable.d3dfr import D3dfr, D3dfrDims
 from vidrestore.morphable.files import read_bfm, read_model
@@ -31,7 +32,7 @@ from vidrestore.restoration.sgpn import Sgpn, SgpnDims
 from vidrestore.restoration.sgpn_restorer import PriorOptions, SgpnRestorer
 from vidrestore.restoration.shape_prior import ShapePrior
 from vidrestore.restoration.weights import WeightStore, find_model
-from vidrestore.types import CropContext, Track
+from vidrestore.types import CropContext, MeshTopology, Track
 
 SIZE = 32
 DIMS = SgpnDims(size=SIZE, max_channels=16, area_channels=512, latent=8, style=16)
@@ -273,3 +274,81 @@ def test_the_authors_files_convert(tmp_path: Path) -> None:
         (tmp_path / entry.file).unlink()
     with pytest.raises(WeightsError, match="models convert bfm2009"):
         load_restorer(RestoreOptions(network="sgpn", device="cpu"), store.folder)
+
+
+# --- coefficients that the tracker has read -------------------------------------------------------------------------
+
+
+def basel(values: Tensor | None, *, track_id: int = 0, name: str = "bfm") -> CropContext:
+    """The context of one crop whose track carries coefficients of a face model."""
+    plain = context([track_id], [0])
+    topology = None if name == "vr468" else MeshTopology(name, np.array([[0, 1, 2]], np.int32), 0, 1)
+    track = replace(plain.tracks[0], coefficients=None if values is None else values.numpy(), topology=topology)
+    return replace(plain, tracks=(track,))
+
+
+def test_what_the_tracker_read_is_not_read_again() -> None:
+    values = coefficients(identity=1.5, expression=4.0, angles=0.2)
+    image = picture(coefficients())[None]  # says another face
+    given, told = restorer(), restorer()
+    out = given.restore(image, basel(values))
+    assert given.work.num_read == 0
+    assert given.work.num_drawn == 1
+    wanted = told.restore(image, replace(basel(None), tracks=(replace(basel(values).tracks[0], topology=None),)))
+    assert told.work.num_read == 1
+    assert (out - wanted).abs().mean() > 1e-3
+    read = image.clone()
+    read.view(-1)[:257] = values
+    expected = given._prior.read(read, torch.zeros(1, 2, 3))
+    torch.testing.assert_close(given._coefficients(image, torch.zeros(1, 2, 3), basel(values)), expected)
+
+
+def test_the_trackers_view_is_where_its_coefficients_put_the_face() -> None:
+    """The view of the track's points, whatever crop the restorer was given."""
+    network = restorer()
+    plain = basel(coefficients())
+    points = np.array([[100.0, 90.0], [130.0, 95.0], [113.0, 112.0], [100.0, 124.0], [124.0, 128.0]], np.float32)
+    crop = crop_from_display(points, SIZE, SGPN_TEMPLATE_512)
+    track = replace(plain.tracks[0], landmarks=points + 3.0, anchors=points)
+    moved = replace(plain, tracks=(track,), crop_from_display=crop[None], crop_from_frame=crop[None])
+    (view_from_crop,) = network._maps(torch.zeros(1, 3, SIZE, SIZE), moved).numpy()
+    np.testing.assert_allclose(
+        apply(view_from_crop, apply(crop, points)), apply(d3dfr_from_display(points), points), atol=1e-9
+    )
+    (usual,) = network._maps(torch.zeros(1, 3, SIZE, SIZE), replace(moved, tracks=(replace(track, topology=None),)))
+    assert np.abs(usual.numpy() - view_from_crop).max() > 1.0, "else the anchors and the landmarks would say the same"
+
+
+def test_who_it_is_is_the_trackers_and_only_light_is_averaged() -> None:
+    network = restorer()
+    for value in (1.0, 3.0):
+        network.restore(
+            picture(coefficients())[None], basel(coefficients(identity=value, texture=-value, lighting=value))
+        )
+    person = network._people[0]
+    assert person.identity is not None
+    assert person.texture is not None
+    assert person.lighting is not None
+    assert person.identity[0].item() == pytest.approx(3.0)
+    assert person.texture[0].item() == pytest.approx(-3.0)
+    assert 1.0 < person.lighting[0].item() < 2.0
+
+
+@pytest.mark.parametrize("name", ["vr468", "flame"])
+def test_coefficients_of_another_model_say_nothing(name: str) -> None:
+    network = restorer()
+    network.restore(picture(coefficients())[None], basel(coefficients(identity=9.0), name=name))
+    assert network.work.num_read == 1
+    assert network._people[0].identity is not None
+    assert float(network._people[0].identity[0]) == 0.0
+
+
+def test_only_tracks_without_coefficients_are_read() -> None:
+    network = restorer()
+    both = context([0, 1], [0, 0])
+    first = basel(coefficients(identity=2.0)).tracks[0]
+    images = torch.stack([picture(coefficients()), picture(coefficients(identity=-1.0))])
+    network.restore(images, replace(both, tracks=(first, both.tracks[1])))
+    assert network.work.num_read == 1
+    found = [float(person.identity[0]) for _, person in sorted(network._people.items()) if person.identity is not None]
+    assert found == [2.0, -1.0]
