@@ -13,7 +13,7 @@ import os
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Any
+from typing import Any, Protocol
 
 import cv2
 import numpy as np
@@ -31,6 +31,8 @@ __all__ = [
     "FaceCache",
     "FacePairs",
     "FacePlan",
+    "FacePlans",
+    "Faces",
     "HeldOut",
     "Hiding",
     "Mix",
@@ -429,7 +431,7 @@ _STILL = (
 
 @dataclass(frozen=True, slots=True)
 class FacePlan:
-    """What is drawn for one sample of :class:`FacePairs`."""
+    """What is drawn for one sample of :class:`FacePlans`."""
 
     number: int
     """Of the face."""
@@ -451,7 +453,59 @@ class FacePlan:
     """Where the numbers of the degradation are drawn next."""
 
 
-class FacePairs(Dataset[tuple[Tensor, Tensor]]):
+class Faces(Protocol):
+    """Where samples take their faces."""
+
+    @property
+    def side(self) -> int:
+        """Of the pictures, in pixels."""
+        ...
+
+    def __len__(self) -> int:
+        """How many there are."""
+        ...
+
+    def choose(self, seed: int, index: int) -> int:
+        """The number of the face of a sample."""
+        ...
+
+
+class FacePlans:
+    """What is drawn for samples; number i depends on (seed, i) alone.
+
+    Args:
+        faces: the clean faces.
+        size: side of a whole crop in pixels.
+        seed: of the whole stream.
+        crop: S, side of the window that is cut out of it at random; None is all of it.
+        mix: kinds of damage and of clean faces.
+    """
+
+    def __init__(self, faces: Faces, *, size: int, seed: int, crop: int | None = None, mix: Mix | None = None) -> None:
+        self.faces, self.size, self.seed, self.crop, self.mix = faces, size, seed, crop or size, mix or Mix()
+
+    def plan(self, index: int) -> FacePlan:
+        """All that is drawn for a sample before its degradation."""
+        rng = np.random.default_rng([self.seed, 2, index])
+        side, room = self.faces.side, self.size - self.crop
+        number, other = self.faces.choose(self.seed, index), int(rng.integers(len(self.faces)))
+        matrix, hiding = draw_move(rng, self.size, side), draw_hiding(rng, self.size, side)
+        colour = draw_recolour(rng)
+        low, high = 0, room
+        if self.mix.inner > 0.0 and rng.random() < self.mix.inner:
+            low, high = room * 3 // 8, room * 5 // 8
+        y, x = rng.integers(low, high + 1, 2)
+        kind = int(np.searchsorted(np.cumsum(self.mix.damage), rng.random()))  # 5 is none
+        soft, texture = 0.0, None
+        if kind in (0, 5) and self.mix.soft > 0.0 and rng.random() < self.mix.soft:
+            soft = rng.uniform(0.4, 1.1)
+        if self.mix.texture > 0.0 and rng.random() < self.mix.texture:
+            texture = draw_texture(rng, self.crop)
+        level = (*LEVELS.values(), *_STILL, None)[kind]
+        return FacePlan(number, other, matrix, hiding, colour, (int(y), int(x)), soft, texture, level, rng)
+
+
+class FacePairs(FacePlans, Dataset[tuple[Tensor, Tensor]]):
     """Samples (degraded (V, 3, S, S) uint8, clean (3, S, S) uint8) made on the fly.
 
     Args:
@@ -474,28 +528,8 @@ class FacePairs(Dataset[tuple[Tensor, Tensor]]):
         crop: int | None = None,
         mix: Mix | None = None,
     ) -> None:
-        self.cache, self.size, self.seed, self.views, self.crop = cache, size, seed, views, crop or size
-        self.mix = mix or Mix()
-
-    def plan(self, index: int) -> FacePlan:
-        """All that is drawn for a sample before its degradation."""
-        rng = np.random.default_rng([self.seed, 2, index])
-        side, room = self.cache.side, self.size - self.crop
-        number, other = self.cache.choose(self.seed, index), int(rng.integers(len(self.cache)))
-        matrix, hiding = draw_move(rng, self.size, side), draw_hiding(rng, self.size, side)
-        colour = draw_recolour(rng)
-        low, high = 0, room
-        if self.mix.inner > 0.0 and rng.random() < self.mix.inner:
-            low, high = room * 3 // 8, room * 5 // 8
-        y, x = rng.integers(low, high + 1, 2)
-        kind = int(np.searchsorted(np.cumsum(self.mix.damage), rng.random()))  # 5 is none
-        soft, texture = 0.0, None
-        if kind in (0, 5) and self.mix.soft > 0.0 and rng.random() < self.mix.soft:
-            soft = rng.uniform(0.4, 1.1)
-        if self.mix.texture > 0.0 and rng.random() < self.mix.texture:
-            texture = draw_texture(rng, self.crop)
-        level = (*LEVELS.values(), *_STILL, None)[kind]
-        return FacePlan(number, other, matrix, hiding, colour, (int(y), int(x)), soft, texture, level, rng)
+        super().__init__(cache, size=size, seed=seed, crop=crop, mix=mix)
+        self.cache, self.views = cache, views
 
     def __getitem__(self, index: int) -> tuple[Tensor, Tensor]:
         plan, pictures = self.plan(index), self.cache.pictures

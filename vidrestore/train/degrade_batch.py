@@ -27,7 +27,15 @@ from vidrestore.train.degrade_canvas import blurred, canvas_side, filled, shifte
 from vidrestore.train.degrade_codecs import approximate_video, compress_jpeg_batch
 from vidrestore.train.paper_degrade import BlindRecipe, ColourRecipe, blind_kernel
 
-__all__ = ["AnyRecipe", "apply_colours", "apply_recipes", "convolved", "device_noise", "resample_batch"]
+__all__ = [
+    "AnyRecipe",
+    "apply_colours",
+    "apply_recipes",
+    "convolved",
+    "device_noise",
+    "gaussian_lines",
+    "resample_batch",
+]
 
 AnyRecipe = Recipe | BlindRecipe | None
 """How a picture is degraded; None is not at all."""
@@ -299,6 +307,13 @@ def _gaussian_line(deviation: float) -> Tensor:
     """OpenCV's kernel for floats."""
     line = cv2.getGaussianKernel(round(deviation * 8 + 1) | 1, deviation, cv2.CV_32F)
     return torch.from_numpy(np.asarray(line, np.float32).ravel())
+
+
+def gaussian_lines(deviations: Sequence[float]) -> Tensor:
+    """(N, K) OpenCV's kernels of N deviations, with zeros around the narrower ones."""
+    lines = [_gaussian_line(deviation) for deviation in deviations]
+    longest = max(len(line) for line in lines)
+    return torch.stack([functional.pad(line, ((longest - len(line)) // 2,) * 2) for line in lines])
 
 
 def _moved_line(deviation: float, shift: float, radius: int) -> Tensor:

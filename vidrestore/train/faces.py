@@ -31,6 +31,7 @@ __all__ = [
     "FACE_SIZE",
     "MEAN_COUNT",
     "MEAN_SEED",
+    "PSI",
     "FaceGenerator",
     "face_path",
     "find_generator",
@@ -44,7 +45,8 @@ FACE_SIZE = 512
 
 MEAN_SEED = 1_000_000  # far away from any seed of a face
 MEAN_COUNT = 2000  # the mean's error is then 2 % of the spread of w
-_PSI = (0.6, 0.95)  # truncation: below faces look alike, above they break
+PSI = (0.6, 0.95)
+"""Range of the truncation: below faces look alike, above they break."""
 _QUALITY = 97
 
 _Mapping: TypeAlias = Callable[[NDArray[np.float32]], NDArray[np.float32]]
@@ -149,7 +151,7 @@ def face_path(folder: Path, number: int) -> Path:
 def latent_of(seed: int) -> tuple[NDArray[np.float32], float]:
     """z (1, 512) of a face and how far it is drawn towards the mean, both from its number."""
     rng = np.random.RandomState(seed)  # the legacy generator, whose stream never changes
-    return rng.randn(1, 512).astype(np.float32), float(rng.uniform(*_PSI))
+    return rng.randn(1, 512).astype(np.float32), float(rng.uniform(*PSI))
 
 
 def _open_generator(folder: Path, threads: int) -> tuple[_Mapping, Any]:

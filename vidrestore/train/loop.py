@@ -24,7 +24,8 @@ from vidrestore.evaluate.perceptual import ShiftTolerantLpips
 from vidrestore.morphable.prior import ShapePrior
 from vidrestore.restoration.compact import CompactDims, CompactNet, load_compact, save_compact
 from vidrestore.train.align import training_faces
-from vidrestore.train.data import FaceCache, FacePairs, HeldOut, Mix, batches, split_held_out
+from vidrestore.train.data import FaceCache, FacePairs, FacePlans, HeldOut, Mix, batches, split_held_out
+from vidrestore.train.device_samples import EndlessFaces, PlannedFaces, StepGenerator, check_options, device_batches
 from vidrestore.train.gan import PatchCritic, critic_optimiser, hinge_fooling, teach_critic
 from vidrestore.train.losses import (
     absolute_error,
@@ -94,6 +95,11 @@ class DataOptions:
     """Processes that make samples."""
     mix: Mix = field(default_factory=Mix)
     """Kinds of damage and of clean faces."""
+    on_device: bool = False
+    """Samples are made inside the step on the run's device, and workers only draw their numbers. Video codecs are then
+    approximated (:mod:`vidrestore.train.degrade_codecs`). For a GPU: on a CPU it takes about twice as long."""
+    generated_in_step: bool = False
+    """The clean faces, too: generated and seen once. ``faces`` are for validation only. Wants ``on_device``."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -177,6 +183,7 @@ class TrainConfig:
         if not ends or ends != sorted(set(ends)) or ends[0] <= 0.0 or ends[-1] != 1.0:
             raise ConfigError(f"the phases' until must rise and end at 1.0, got {ends}")
         self.run.check_length()
+        check_options(on_device=self.data.on_device, generated_in_step=self.data.generated_in_step)
         for phase in self.phase:
             side = (phase.crop or self.data.size) - phase.shift
             if phase.perceptual > 0.0 and phase.window > side:
@@ -242,10 +249,17 @@ class _CompactTraining:
 
     def __init__(self, config: TrainConfig) -> None:
         self.config = config
-        paths, held_out = split_held_out(
-            training_faces(config.data.faces, config.data.aligned, config.data.cache), config.data.held_out
-        )
-        self.cache = FaceCache(paths, config.data.cache_size, config.data.cache)
+        data = config.data
+        found = training_faces(data.faces, data.aligned, data.cache)
+        self.cache: FaceCache | EndlessFaces
+        self.generator: StepGenerator | None = None
+        if data.generated_in_step:
+            held_out = found[: data.held_out]
+            self.cache = EndlessFaces(data.cache_size)
+            self.generator = StepGenerator(data.cache_size, config.run.seed, config.run.device)
+        else:
+            paths, held_out = split_held_out(found, data.held_out)
+            self.cache = FaceCache(paths, data.cache_size, data.cache)
         self.held_out = HeldOut.make(held_out[: config.run.validation_faces], size=config.data.size)
         with torch.random.fork_rng(devices=[]):
             torch.manual_seed(config.run.seed)
@@ -304,16 +318,24 @@ class _CompactTraining:
         phase = next(p for p in self.config.phase if clock.share < p.until)
         if phase is not self.phase:
             self.phase, data = phase, self.config.data
-            pairs = FacePairs(
-                self.cache,
-                size=data.size,
-                seed=clock.options.seed,
-                views=phase.views,
-                crop=phase.crop,
-                mix=data.mix,
-            )
-            self.source = batches(pairs, batch=phase.batch, start=clock.samples, workers=data.workers)
+            self.source = self._samples(phase, data, clock)
         return phase
+
+    def _samples(self, phase: Phase, data: DataOptions, clock: Clock) -> Iterator[tuple[Tensor, Tensor]]:
+        seed, start = clock.options.seed, clock.samples
+        if data.on_device or isinstance(self.cache, EndlessFaces):
+            plans = FacePlans(self.cache, size=data.size, seed=seed, crop=phase.crop, mix=data.mix)
+            return device_batches(
+                PlannedFaces(self.cache, plans),
+                batch=phase.batch,
+                start=start,
+                workers=data.workers,
+                views=phase.views,
+                device=clock.options.device,
+                generator=self.generator,
+            )
+        pairs = FacePairs(self.cache, size=data.size, seed=seed, views=phase.views, crop=phase.crop, mix=data.mix)
+        return batches(pairs, batch=phase.batch, start=start, workers=data.workers)
 
     def _terms(
         self, phase: Phase, clock: Clock, degraded: Tensor, clean: Tensor

@@ -524,7 +524,8 @@ class SampleSource:
         if self.stored is not None:
             for _ in self.stored.fill(self.samples):
                 pass
-        self._stream: Iterator[dict[str, Tensor]] | None = None
+        self._stream: Iterator[dict[str, Tensor]] = iter(())
+        self._batch = 0
 
     def batch(self, clock: Clock, size: int) -> dict[str, Tensor]:
         """The next samples.
@@ -534,10 +535,11 @@ class SampleSource:
 
         Args:
             clock: of the run.
-            size: B; of samples on the fly the same all over a run.
+            size: B.
         """
         if self.stored is None:
-            if self._stream is None:
+            if size != self._batch:  # a phase with another one
+                self._batch = size
                 self._stream = stream(self.samples, batch=size, start=clock.samples, workers=self._workers)
             raw = next(self._stream)
         else:

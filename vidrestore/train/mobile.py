@@ -34,6 +34,14 @@ from vidrestore.restoration.compact import load_compact
 from vidrestore.restoration.mobile import PRIOR_SIZE, MobileDims, MobileNet, load_mobile, save_mobile
 from vidrestore.train.align import training_faces
 from vidrestore.train.data import HeldOut, list_images, split_held_out
+from vidrestore.train.device_samples import (
+    DeviceStream,
+    EndlessFaces,
+    PlannedMeshes,
+    PlannedWide,
+    StepGenerator,
+    check_options,
+)
 from vidrestore.train.gan import PatchCritic, critic_optimiser, hinge_fooling, teach_critic
 from vidrestore.train.generator import load_generator, mean_style, styles_of
 from vidrestore.train.losses import (
@@ -100,6 +108,12 @@ class DataOptions:
     """The faces were made by ``vidrestore train faces``, so their styles are known from their numbers."""
     workers: int = 2
     """Processes that make samples."""
+    on_device: bool = False
+    """Samples are made inside the step on the run's device, frames of two views, too; workers draw their numbers and
+    warp faces. Video codecs are then approximated (:mod:`vidrestore.train.degrade_codecs`)."""
+    generated_in_step: bool = False
+    """The clean faces, too: generated and seen once, their styles known, not warped over meshes. ``faces`` are for
+    validation only. Wants ``on_device``; no ``landmark``, whose points the teacher finds on the CPU."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -185,7 +199,14 @@ class MobileConfig:
             raise ConfigError(f"the phases' until must rise and end at 1.0, got {ends}")
         if self.start not in ("compact", "mobile", "nothing") and not Path(self.start).is_file():
             raise ConfigError(f"start must be compact, mobile, nothing or a weight file, got {self.start!r}")
-        if any(p.only_style for p in self.phase) and not self.data.generated:
+        data = self.data
+        check_options(on_device=data.on_device, generated_in_step=data.generated_in_step, samples=data.samples)
+        if data.generated_in_step and any(p.landmark > 0.0 for p in self.phase):
+            raise ConfigError(
+                "phase.landmark compares with the teacher's points, which faces generated in the step do not have: "
+                "set it to 0 (mesh may stay), or unset data.generated_in_step"
+            )
+        if any(p.only_style for p in self.phase) and not (data.generated or data.generated_in_step):
             raise ConfigError("a phase that learns only the style needs generated faces")
         if self.data.generated and self.data.aligned is False:
             raise ConfigError(
@@ -237,10 +258,10 @@ class _Sample:
     """(P, 3, S, S) in [-1, 1]."""
     clean: Tensor
     """(P, 3, S, S)."""
-    faces: Tensor
-    """(P,) numbers of the faces."""
-    points: Tensor
-    """(P, 468, 3) of the teacher, in pixels of each picture."""
+    styles: Tensor | None
+    """(P, 512) that the faces were made of, where they are known."""
+    points: Tensor | None
+    """(P, 468, 3) of the teacher, in pixels of each picture, where it has seen them."""
     offsets: Offsets
     """Of the two views."""
 
@@ -254,25 +275,25 @@ class _MobileTraining:
         self.config, self.prior = config, prior
         data, device = config.data, config.run.device
         paths = list_images(data.faces) if data.generated else training_faces(data.faces, data.aligned, data.cache)
-        training, held_out = split_held_out(paths, data.held_out)
+        held_out = paths[: data.held_out]
         self.held_out = HeldOut.make(held_out[: config.run.validation_faces], size=data.size)
-        everything = PointCache.of(paths, data.points)
-        self.source = SampleSource(
-            training,
-            PointCache(everything.points[data.held_out :], everything.trusted[data.held_out :]),
-            mesh_of(prior.model),
-            cache=data.cache,
-            cache_size=data.cache_size,
-            size=data.size,
-            seed=config.run.seed,
-            stored=data.samples,
-            num_stored=data.num_samples,
-            workers=data.workers,
-        )
-        mean = mean_style() if data.generated or config.start == "compact" else torch.zeros(config.network.style)
-        self.styles = styles_of(training, mean).to(device) if data.generated else None
-        if self.styles is not None:
-            self.spread = (self.styles - mean.to(device)).square().mean()
+        knows_styles = data.generated or data.generated_in_step
+        mean = mean_style() if knows_styles or config.start == "compact" else torch.zeros(config.network.style)
+        self.styles: Tensor | None = None
+        """(F, 512) of the training faces, where they were made before."""
+        if data.generated_in_step:
+            generator = StepGenerator(data.cache_size, config.run.seed, device, mean=mean)
+            plans = PlannedWide(EndlessFaces(data.cache_size), size=data.size, seed=config.run.seed)
+            self.source: SampleSource | DeviceStream = DeviceStream(
+                plans, size=data.size, device=device, workers=data.workers, generator=generator
+            )
+            some = generator.styles(range(512))
+        else:
+            training, _ = split_held_out(paths, data.held_out)
+            self.source = self._cached(training, PointCache.of(paths, data.points))
+            self.styles = some = styles_of(training, mean).to(device) if data.generated else None
+        if some is not None:
+            self.spread = (some - mean.to(device)).square().mean()
         with torch.random.fork_rng(devices=[]):
             torch.manual_seed(config.run.seed)
             self.network = MobileNet(config.network)
@@ -299,6 +320,25 @@ class _MobileTraining:
         self.metric = ShiftTolerantLpips("alex").to(device) if wants_metric else None
         self.embedding = load_embedding().to(device) if any(p.identity > 0 for p in config.phase) else None
         self.judge = ShapeJudge(prior.regressor, prior.model)
+
+    def _cached(self, faces: Sequence[Path], everything: PointCache) -> SampleSource | DeviceStream:
+        data, seed = self.config.data, self.config.run.seed
+        source = SampleSource(
+            faces,
+            PointCache(everything.points[data.held_out :], everything.trusted[data.held_out :]),
+            mesh_of(self.prior.model),
+            cache=data.cache,
+            cache_size=data.cache_size,
+            size=data.size,
+            seed=seed,
+            stored=data.samples,
+            num_stored=data.num_samples,
+            workers=data.workers,
+        )
+        if not data.on_device:
+            return source
+        plans = PlannedMeshes(source.samples)
+        return DeviceStream(plans, size=data.size, device=self.config.run.device, workers=data.workers)
 
     def _generator_parameters(self) -> list[nn.Parameter]:
         extra = {id(p) for block in self.network.blocks for p in block.conv1.extra.parameters()}  # type: ignore[union-attr]
@@ -352,8 +392,11 @@ class _MobileTraining:
             parameter.requires_grad_(phase.teaches(name) and (phase.learns_generator or id(parameter) not in generator))
 
     def _views(self, batch: Mapping[str, Tensor], phase: Phase, clock: Clock) -> _Sample:
+        styles, points = batch.get("styles"), batch.get("points")
+        if self.styles is not None:
+            styles = self.styles[batch["face"]]
         if phase.views == 1:
-            return _Sample(batch["degraded"], batch["clean"], batch["face"], batch["points"], ((0, 0), (0, 0)))
+            return _Sample(batch["degraded"], batch["clean"], styles, points, ((0, 0), (0, 0)))
         frames = two_frames(
             batch["clean"],
             batch["level"].tolist(),
@@ -361,26 +404,29 @@ class _MobileTraining:
             seed=clock.options.seed,
             step=clock.step,
             workers=self.config.data.workers,
+            on_device=self.config.data.on_device,
         )
-        shift = torch.tensor([(x, y) for y, x in frames.offsets]).to(batch["points"])  # (2, 2) of the windows' corners
-        points = batch["points"].repeat_interleave(2, 0).clone()
-        points[..., :2] -= shift.repeat(len(batch["points"]), 1)[:, None]
-        faces = batch["face"].repeat_interleave(2, 0)
-        return _Sample(frames.degraded, frames.clean, faces, points, frames.offsets)
+        if points is not None:
+            shift = torch.tensor([(x, y) for y, x in frames.offsets]).to(points)  # (2, 2) of the windows' corners
+            points = points.repeat_interleave(2, 0).clone()
+            points[..., :2] -= shift.repeat(len(points) // 2, 1)[:, None]
+        if styles is not None:
+            styles = styles.repeat_interleave(2, 0)
+        return _Sample(frames.degraded, frames.clean, styles, points, frames.offsets)
 
     def _style_terms(
         self, phase: Phase, sample: _Sample, render: Tensor, coefficients: Tensor
     ) -> tuple[dict[str, Tensor], Tensor]:
-        terms = {"style": self._style_error(self._style(sample, render, coefficients), sample.faces)}
+        terms = {"style": self._style_error(self._style(sample, render, coefficients), sample.styles)}
         return terms, phase.style * terms["style"]
 
     def _style(self, sample: _Sample, render: Tensor, coefficients: Tensor) -> Tensor:
         with reduced(self.config.run):
             return self.network.look(_small(sample.degraded), render, coefficients)[2].float()
 
-    def _style_error(self, style: Tensor, faces: Tensor) -> Tensor:
-        assert self.styles is not None
-        return (style - self.styles[faces]).square().mean() / self.spread
+    def _style_error(self, style: Tensor, wanted: Tensor | None) -> Tensor:
+        assert wanted is not None
+        return (style - wanted).square().mean() / self.spread
 
     def _terms(
         self, phase: Phase, sample: _Sample, render: Tensor, coefficients: Tensor, rng: np.random.Generator
@@ -395,8 +441,8 @@ class _MobileTraining:
         with reduced(self.config.run):
             restored = self.network(sample.degraded, render, coefficients, w)
         terms, loss = self._picture_terms(phase, sample, restored.float(), rng)
-        if phase.style > 0.0 and self.styles is not None:
-            style = self._style_error(self._style(sample, render, coefficients), sample.faces)
+        if phase.style > 0.0 and sample.styles is not None:
+            style = self._style_error(self._style(sample, render, coefficients), sample.styles)
             terms, loss = terms | {"style": style}, loss + phase.style * style
         return terms, loss
 

@@ -36,6 +36,7 @@ from vidrestore.morphable.files import load_vr468
 from vidrestore.morphable.model import MorphableModel
 from vidrestore.morphable.regressor import REGRESSOR_SIZE, RegressorDims, ShapeRegressor, load_regressor, save_regressor
 from vidrestore.train.data import FaceCache, list_images, split_held_out
+from vidrestore.train.device_samples import DeviceStream, PlannedMeshes, check_options
 from vidrestore.train.meshes import MeshPairs, PointCache, SampleSource
 from vidrestore.train.run import (
     Clock,
@@ -113,9 +114,14 @@ class DataOptions:
     """Share whose mouth is opened by a warp."""
     painted: float = 0.0
     """Share of the closed eyes whose lids are painted over the warp."""
+    on_device: bool = False
+    """Samples are made inside the step on the run's device; workers draw their numbers and warp faces. Video codecs are
+    then approximated. Faces cannot be generated in the step: the teacher's points, the truth here, come from a network
+    that runs on the CPU."""
 
     def __post_init__(self) -> None:
-        """Checks the shares."""
+        """Checks the shares, and that samples are not both finished and made in the step."""
+        check_options(on_device=self.on_device, generated_in_step=False, samples=self.samples)
         for name in ("blinking", "speaking", "painted"):
             if not 0.0 <= getattr(self, name) <= 1.0:
                 raise ConfigError(f"data.{name} must be from 0 to 1, got {getattr(self, name)}")
@@ -325,7 +331,7 @@ class _RegressorTraining:
         mesh = mesh_of(model)
         shares = {"blinking": data.blinking, "speaking": data.speaking, "painted": data.painted}
         known = PointCache(everything.points[data.held_out :], everything.trusted[data.held_out :])
-        self.source = SampleSource(
+        source = SampleSource(
             training,
             known,
             mesh,
@@ -338,6 +344,10 @@ class _RegressorTraining:
             workers=data.workers,
             **shares,
         )
+        self.source: SampleSource | DeviceStream = source
+        if data.on_device:
+            plans = PlannedMeshes(source.samples)
+            self.source = DeviceStream(plans, size=data.size, device=config.run.device, workers=data.workers)
         test_file = Path(data.cache).with_name(Path(data.cache).stem + "_held_out.npy")
         test_cache = FaceCache(held_out, data.cache_size, test_file)
         test_points = PointCache(everything.points[: data.held_out], everything.trusted[: data.held_out])

@@ -13,6 +13,7 @@ from torch.nn import functional
 
 from vidrestore.train.data import to_bytes
 from vidrestore.train.degrade import LEVELS, apply_recipe, draw_recipe
+from vidrestore.train.degrade_batch import AnyRecipe, apply_recipes
 from vidrestore.train.run import rng_at
 
 __all__ = ["Offsets", "TwoFrames", "two_frames"]
@@ -33,7 +34,9 @@ class TwoFrames:
     """Of the windows that the frames are: what :func:`vidrestore.train.losses.unsteadiness` compares by."""
 
 
-def two_frames(clean: Tensor, levels: Sequence[int], *, motion: int, seed: int, step: int, workers: int) -> TwoFrames:
+def two_frames(
+    clean: Tensor, levels: Sequence[int], *, motion: int, seed: int, step: int, workers: int, on_device: bool = False
+) -> TwoFrames:
     """Records clean crops twice, in a second frame up to ``motion`` pixels beside the first.
 
     Both frames go through the recipe of their face: noise and the sampling grid's sub-pixel phase differ, as they do
@@ -47,12 +50,16 @@ def two_frames(clean: Tensor, levels: Sequence[int], *, motion: int, seed: int, 
         seed: of the run.
         step: of the run; with the seed it decides everything.
         workers: threads that record; 0 is this one.
+        on_device: records all faces at once where they are (:mod:`vidrestore.train.degrade_batch`); a video codec then
+            predicts the second frame from the first.
     """
     size, names = clean.shape[-1], tuple(LEVELS)
     draw = rng_at(seed, 8, step).integers(0, motion + 1, 4)
     offsets = ((int(draw[0]), int(draw[1])), (int(draw[2]), int(draw[3])))
     wide = functional.pad(clean, (0, motion, 0, motion), mode="reflect") if motion > 0 else clean
     frames = torch.stack([wide[..., y : y + size, x : x + size] for y, x in offsets], 1)  # (B, 2, 3, S, S)
+    if on_device:
+        return TwoFrames(_recorded(frames, levels, offsets, [seed, 9, step]), frames.flatten(0, 1), offsets)
     pictures = ((frames.cpu().numpy() + 1.0) / 2.0).transpose(0, 1, 3, 4, 2)  # (B, 2, S, S, 3) in [0, 1]
 
     def record(number: int) -> Tensor:
@@ -71,3 +78,17 @@ def two_frames(clean: Tensor, levels: Sequence[int], *, motion: int, seed: int, 
         recorded = [record(number) for number in numbers]
     degraded = torch.stack(recorded).flatten(0, 1).to(clean.device)
     return TwoFrames(degraded, frames.flatten(0, 1), offsets)
+
+
+def _recorded(frames: Tensor, levels: Sequence[int], offsets: Offsets, seed: Sequence[int]) -> Tensor:
+    """(2 B, 3, S, S) of (B, 2, 3, S, S)."""
+    ranges = (*LEVELS.values(), None)
+    recipes: list[AnyRecipe] = []
+    seeds = []
+    for number, level in enumerate(levels):
+        rng, chosen = np.random.default_rng([*seed, number]), ranges[level]
+        recipes.append(None if chosen is None else draw_recipe(rng, chosen, crop=frames.shape[-1]))
+        seeds.append(int(rng.integers(2**62)))
+    (y0, x0), (y1, x1) = offsets
+    motion = torch.tensor([[0.0, 0.0], [x0 - x1, y0 - y1]]).expand(len(frames), 2, 2)  # of what the windows show
+    return apply_recipes(frames, recipes, seeds, motion=motion).flatten(0, 1)
