@@ -84,7 +84,7 @@ class TrackOptions:
     five points of a detector that looks every ``detect.every`` frames."""
     model: Literal["vr468", "bfm"] = "vr468"
     """``mesh``: whose 3D face: ``vr468`` is ours; ``bfm`` is the Basel Face Model 2009, read by D3DFR, which the user
-    brings (``models convert bfm2009``, ``models convert d3dfr``). A reading costs 20 to 30 times as much."""
+    brings (``models convert bfm2009``, ``models convert d3dfr``). A reading costs about twenty times as much."""
     shortest_gap: Annotated[int, Field(ge=1, le=60)] = 4
     """``mesh``: frames from one look of the detector to the next while faces come, go, hide or move fast."""
     longest_gap: Annotated[int, Field(ge=1, le=120)] = 15

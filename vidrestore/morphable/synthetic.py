@@ -67,7 +67,7 @@ def synthetic_bfm(subdivisions: int = 1, *, scale: float = 1.1, nod: float = 0.0
     """``vr468`` in other clothes: a face whose model stands in for BFM 2009's.
 
     Args:
-        subdivisions: how often every triangle is cut into four: 1833 vertices, 7263, 28917.
+        subdivisions: how often every triangle is cut into four: 1833 vertices, 7257, 28881.
         scale: of its unit, against that of ``vr468``.
         nod: radians about x by which its mean face is turned.
 

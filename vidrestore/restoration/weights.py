@@ -146,7 +146,7 @@ MODELS = {
             None,
             None,
             "SGPN's regressor: reads a face's shape off a degraded picture",
-            "vidrestore restore --network sgpn",
+            "vidrestore restore --network sgpn, or --set track.model=bfm",
             can_be_pulled=False,
         ),
         ModelEntry(
@@ -158,7 +158,7 @@ MODELS = {
             None,
             None,
             "Basel Face Model 2009 with expressions: the mesh that d3dfr's numbers are about",
-            "vidrestore restore --network sgpn",
+            "vidrestore restore --network sgpn, or --set track.model=bfm",
             can_be_pulled=False,
         ),
     ]

@@ -43,7 +43,7 @@ NAME = "bfm"
 
 WORST_FIT = 0.1
 """Root of the mean square of a mean face's landmarks from those of ``vr468``'s, in its unit (eyes are 0.6 apart): the
-published five points of BFM's mean face lie within 0.03 each; landmarks in any other order are far worse."""
+published five points of BFM's mean face lie within 0.06 each; landmarks in another order are far worse."""
 
 _CHIN = 8  # of the 68 landmarks
 _OUTLINE = 17  # the first 68 landmarks lie on the face's outline, which models draw where they like
