@@ -28,6 +28,8 @@ __all__ = [
 Affine = NDArray[np.float64]
 """A (2, 3) matrix, target_from_source."""
 
+_AS_COMPLEX = np.array([1.0, 1.0j])
+
 
 def identity() -> Affine:
     """The map that leaves every point where it is."""
@@ -55,15 +57,15 @@ def estimate_similarity(source: ArrayLike, target: ArrayLike) -> Affine:
     target = np.asarray(target, np.float64)
     if source.shape != target.shape or source.ndim != 2 or source.shape[1] != 2 or len(source) < 2:
         raise ValueError(f"expected two (N, 2) arrays with N >= 2, got {source.shape} and {target.shape}")
-    source_mean, target_mean = source.mean(0), target.mean(0)
-    s = (source - source_mean) @ np.array([1.0, 1.0j])
-    t = (target - target_mean) @ np.array([1.0, 1.0j])
+    s, t = source @ _AS_COMPLEX, target @ _AS_COMPLEX
+    source_mean, target_mean = complex(s.mean()), complex(t.mean())
+    s -= source_mean
     norm = float(np.vdot(s, s).real)
     if norm <= 1e-12 * max(1.0, float(np.abs(source).max()) ** 2):
         raise ValueError("the source points coincide, a similarity cannot be estimated from them")
-    factor = complex(np.vdot(s, t) / norm)
-    linear = np.array([[factor.real, -factor.imag], [factor.imag, factor.real]])
-    return np.column_stack([linear, target_mean - linear @ source_mean])
+    factor = complex(np.vdot(s, t - target_mean)) / norm
+    shift = target_mean - factor * source_mean
+    return np.array([[factor.real, -factor.imag, shift.real], [factor.imag, factor.real, shift.imag]])
 
 
 def invert(matrix: ArrayLike) -> Affine:
@@ -72,19 +74,20 @@ def invert(matrix: ArrayLike) -> Affine:
     Raises:
         ValueError: the map is singular.
     """
-    m = np.asarray(matrix, np.float64)
-    (a, b), (c, d) = m[:, :2]
+    (a, b, x), (c, d, y) = np.asarray(matrix, np.float64).tolist()
     determinant = a * d - b * c
     if not math.isfinite(determinant) or abs(determinant) < 1e-18:
         raise ValueError(f"the map has determinant {determinant}, it cannot be inverted")
-    inverse = np.array([[d, -b], [-c, a]]) / determinant
-    return np.column_stack([inverse, -inverse @ m[:, 2]])
+    a, b, c, d = d / determinant, -b / determinant, -c / determinant, a / determinant
+    return np.array([[a, b, -a * x - b * y], [c, d, -c * x - d * y]])
 
 
 def compose(outer: ArrayLike, inner: ArrayLike) -> Affine:
     """The map that applies ``inner`` first and ``outer`` second: c_from_a of c_from_b and b_from_a."""
     o, i = np.asarray(outer, np.float64), np.asarray(inner, np.float64)
-    return np.column_stack([o[:, :2] @ i[:, :2], o[:, :2] @ i[:, 2] + o[:, 2]])
+    product: Affine = o[:, :2] @ i
+    product[:, 2] += o[:, 2]
+    return product
 
 
 def apply(matrix: ArrayLike, points: ArrayLike) -> NDArray[np.float64]:

@@ -18,6 +18,7 @@ from vidrestore.morphable.files import load_vr468
 from vidrestore.morphable.prior import ShapePrior
 from vidrestore.morphable.regressor import (
     REGRESSOR_SIZE,
+    FlatRegressor,
     RegressorDims,
     ShapeRegressor,
     fold_normalisation,
@@ -98,6 +99,7 @@ def test_folded_normalisation_gives_the_same_coefficients() -> None:
     crops = torch.rand(3, 3, 128, 128, generator=torch.Generator().manual_seed(0)) * 2 - 1
     with torch.inference_mode():
         torch.testing.assert_close(folded(crops), network(crops), atol=1e-4, rtol=1e-4)
+        torch.testing.assert_close(FlatRegressor(network)(crops), network(crops), atol=1e-4, rtol=1e-4)
     assert not any(isinstance(part, torch.nn.BatchNorm2d) for part in folded.modules())
     assert any(isinstance(part, torch.nn.BatchNorm2d) for part in network.modules()), "the original stays as it was"
 

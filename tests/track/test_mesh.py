@@ -115,6 +115,17 @@ def test_coefficients_show_the_same_face_in_the_aligned_crop() -> None:
     assert mean_scale(m) == pytest.approx(31.5 / (0.59 * 90), rel=0.15)
 
 
+def test_what_is_drawn_of_a_reading_is_what_the_model_draws() -> None:
+    values = torch.randn(3, 257, generator=torch.Generator().manual_seed(0)) * 0.3
+    camera = Camera().scaled(128)
+    expected = morphable()(values, camera)
+    drawn = face_model().lit(values.numpy(), camera)
+    np.testing.assert_allclose(drawn.points, expected.points_px, atol=1e-2)
+    np.testing.assert_allclose(drawn.facing, expected.normals[..., 2], atol=1e-3)
+    luma = expected.colours.numpy() @ np.float32([0.299, 0.587, 0.114])
+    np.testing.assert_allclose(drawn.luma, luma, atol=0.1)
+
+
 # --- whom it knows, when it asks: with a reader that knows the scene -------------------------------------------------
 
 
@@ -370,6 +381,39 @@ def test_a_face_that_never_looks_like_its_mesh_is_not_doubted_in_every_frame() -
     run = follow(still, 90, reader=Dim(still))
     assert sorted(run.of(0)) == list(range(90))
     assert len(run.asked) <= 16
+
+
+def test_a_face_at_the_edge_keeps_its_size_though_the_detector_sees_a_part_of_it() -> None:
+    def leaving(index: int) -> list[Head]:
+        return [Head(1, 110 + 0.8 * index, 80)]  # its middle leaves the picture of 160 px after frame 62
+
+    def look(frame: Frame) -> Detections:
+        found = detections(leaving(frame.index))
+        inside = np.clip(found.boxes, 0, SIZE)
+        return replace(found, boxes=inside) if inside[0, 2] - inside[0, 0] > 10 else nobody(frame)
+
+    person = follow(leaving, 60, look=look).of(0)
+    for index in range(60):
+        whole = leaving(index)[0].box
+        np.testing.assert_allclose(person[index].box, np.clip(whole, 0, SIZE), atol=1.5, err_msg=f"frame {index}")
+
+
+def test_a_face_that_comes_out_from_behind_another_is_followed_back_to_where_it_was_half_hidden() -> None:
+    class Half(KnowingReader):
+        def read(self, frames, maps):  # type: ignore[no-untyped-def]
+            looks = super().read(frames, maps)
+            return [
+                replace(k, likeness=0.3) if f.index < 30 and k.pose[4] > 80 else k
+                for f, k in zip(frames, looks, strict=True)
+            ]
+
+    def scene(index: int) -> list[Head]:
+        return [Head(1, 60, 80)] + ([Head(2, 105 + 0.5 * (index - 24), 80)] if index >= 24 else [])
+
+    run = follow(scene, 60, reader=Half(scene))
+    half_hidden = [index for index in run.asked if 24 <= index < 30]
+    assert half_hidden, "the detector saw it so"
+    assert min(run.of(1)) == half_hidden[0]
 
 
 def test_one_detection_beside_the_face_does_not_move_its_box() -> None:

@@ -19,11 +19,11 @@ def strength_after(
         is_hidden: it is not seen in this frame but will, or may, be again: what hides it is not to be painted over.
 
     Returns:
-        In [0, 1]; where a loss is known ahead it is 0 when the face is gone.
+        In [0, 1]; where a loss is known ahead it is one step in the last frame in which the face is seen.
     """
     if fade_frames == 0:
         return 0.0 if is_hidden or (is_lost and index > last_seen) else 1.0
     step = 1.0 / fade_frames
-    leaves = is_hidden or (is_lost and index + fade_frames > last_seen)
+    leaves = is_hidden or (is_lost and index + fade_frames > last_seen + 1)
     strength = previous - step if leaves else min(previous + step, 1.0)
     return strength if strength > 1e-6 else 0.0

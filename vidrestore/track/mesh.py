@@ -62,6 +62,7 @@ OTHER_PERSON = 0.5  # and from which it is somebody else for certain
 HELD_AFTER = 40.0  # looks of full weight after which who it is does not change any more
 REREAD = 0.09  # of the crop's side: a face further from its middle is read again in a better crop
 REACH_ERROR = 0.3  # of the eye distance, to which a face's place must be foreseen to be read ahead
+REACH_NOISE = 0.02  # of the eye distance: readings of a face that holds still are off by so much
 REACH_WAY = 1.0  # of the eye distance, that it may go meanwhile
 QUIET_MOVE = 0.15  # of the eye distance: a face that came so near to where it was expected is not read in between,
 QUIET_TURN = 0.08  # radians, if it hardly turned,
@@ -78,6 +79,12 @@ POSE_NOISE = np.array([0.03, 0.03, 0.02, 0.01, 0.01, 0.01])  # of single reading
 TOUCHING = 0.05  # overlap of boxes from which a detection may mean one or the other, and one hides the other
 MISSING_GAP = 2  # frames between the detector's looks while a face is missing or not confirmed
 USUAL_DROP = 0.2  # below its usual likeness by so much a reading is doubted, on faces that never look like their mesh
+REACH_OUT = 0.3  # of the eye distance: so far outside of the picture a face's middle may lie
+CUT_PX, CUT_SHARE = (
+    2.0,
+    0.01,
+)  # pixels, and share of the picture: a detection that comes so near to its edge may end there
+LEAST_INSIDE = 0.25  # of a box's sides: with less of it in the picture it is not cut there
 NUM_BOXES = 7  # detections that say where a face's box lies about its pose
 BOX_FRAMES = 12.0  # standard deviation in frames of their weights
 GALLERY = 32  # people of one shot that are remembered after they left
@@ -166,7 +173,8 @@ class _Person:
         self.hits += 1
         self.is_missing = False
 
-    def confirm(self, index: int, box: NDArray[np.float64], score: float) -> None:
+    def confirm(self, index: int, box: NDArray[np.float64], score: float, cut: NDArray[np.bool_] | None = None) -> None:
+        """A detection; sides of it that are ``cut`` (4,) by the picture's edge say nothing of the face."""
         self.best_score = max(self.best_score, score)
         self.num_confirmed += 1
         self.unconfirmed_at = None
@@ -175,13 +183,20 @@ class _Person:
             self.usual += (0.3 if self.num_confirmed > 1 else 1.0) * (look.likeness - self.usual)
             pose = look.pose
             relative = (box - np.tile(pose[4:], 2)) / math.exp(pose[3])
+            if cut is not None:
+                relative = np.where(cut, self.relative_box, relative)
             self.box_indices.append(index)
             self.boxes.append(np.append(relative, score))
+
+    @property
+    def relative_box(self) -> NDArray[np.float64]:
+        """(4,) where its box lies about the pose, in its scale, as last detected."""
+        return self.boxes[-1][:4] if self.boxes else USUAL_BOX
 
     def note_surprise(self, index: int, pose: NDArray[np.float64], expected: NDArray[np.float64]) -> None:
         """Learns from a reading how far ahead its place can be told: what is not foreseen grows as the time squared."""
         away = float(np.linalg.norm(pose[4:] - expected[4:])) / (EYES * math.exp(pose[3]))
-        foreseen = (index - self.last_seen) * math.sqrt(REACH_ERROR / max(away, 1e-3))
+        foreseen = (index - self.last_seen) * math.sqrt(REACH_ERROR / max(away - REACH_NOISE, 1e-3))
         self.reach = min(foreseen, 1.5 * self.reach)
 
     def predict(self, index: int) -> NDArray[np.float64]:
@@ -222,7 +237,7 @@ class _Person:
         if not self.has_mesh:
             return self.predict(index)
         pose = self.looks[-1].pose if index == self.last_seen else self.predict(index)
-        box: NDArray[np.float64] = self.boxes[-1][:4] * math.exp(pose[3]) + np.tile(pose[4:], 2)
+        box: NDArray[np.float64] = self.relative_box * math.exp(pose[3]) + np.tile(pose[4:], 2)
         return box
 
     @property
@@ -313,7 +328,7 @@ class MeshTracker:
         self._options = options
         self._reader = reader
         self._model = reader.model
-        self._size = size
+        self._corner = np.array([*size, *size], np.float64)
         self._every = every
         self._given = given or {}
         self._group = next((g for g in (GROUP, GROUP // 2) if options.lookahead >= 2 * g), 1)
@@ -588,13 +603,44 @@ class MeshTracker:
         """Whether a reading lies where a face that moves on cannot be."""
         pose = look.pose
         away = float(np.linalg.norm(pose[4:] - expected[4:])) / (EYES * math.exp(pose[3]))
-        is_inside = bool((pose[4:] > 0).all() and (pose[4:] < np.array(self._size)).all())
         return (
             away > JUMP
             or abs(pose[3] - expected[3]) > SCALE_JUMP
             or bool((np.abs(pose[:3] - expected[:3]) > TURN_JUMP).any())
-            or not is_inside
+            or not self._is_inside(pose)
         )
+
+    def _is_inside(self, pose: NDArray[np.float64]) -> bool:
+        """Whether a face's middle lies in the picture, or little outside of it."""
+        margin = REACH_OUT * EYES * math.exp(pose[3])
+        return bool((pose[4:] > -margin).all() and (pose[4:] < self._corner[2:] + margin).all())
+
+    def _clipped(self, box: NDArray[np.float64]) -> NDArray[np.float64]:
+        """(4,) what of a box lies in the picture, as detectors give it; all of it where that is hardly anything."""
+        inside: NDArray[np.float64] = np.minimum(np.maximum(box, 0.0), self._corner)
+        is_large = (inside[2:] - inside[:2] >= LEAST_INSIDE * (box[2:] - box[:2])).all()
+        return inside if is_large else box
+
+    def _cut(self, box: NDArray[np.float64]) -> NDArray[np.bool_]:
+        """(4,) which sides of a detection the picture's edge may have cut."""
+        margin = np.maximum(CUT_PX, CUT_SHARE * self._corner[2:])
+        return np.concatenate([box[:2] <= margin, box[2:] >= self._corner[2:] - 1.0 - margin])
+
+    def _uncut(self, box: NDArray[np.float64], relative: NDArray[np.float64], scale: float) -> NDArray[np.float64]:
+        """(4,) a detection as it were if the picture went on: by the face's usual box, and its last scale where the
+        detection does not tell it."""
+        cut = self._cut(box).reshape(2, 2)  # (first and last side, x and y)
+        if not cut.any():
+            return box
+        usual, sides = relative.reshape(2, 2), box.reshape(2, 2).copy()
+        whole = ~cut.any(0)
+        if whole.any():
+            scale = float(((sides[1] - sides[0]) / np.maximum(usual[1] - usual[0], 1e-6))[whole].mean())
+        for axis in (0, 1):
+            for side in (0, 1):
+                if cut[side, axis] and not cut[1 - side, axis]:
+                    sides[side, axis] = sides[1 - side, axis] + (usual[side] - usual[1 - side])[axis] * scale
+        return sides.reshape(4)
 
     @staticmethod
     def _add(person: _Person, index: int, look: Look) -> None:
@@ -631,7 +677,7 @@ class MeshTracker:
         states = states[distinct(states[:, :4], states[:, 14])]
         self._is_unclear = False
         alive = self._alive()
-        predicted = np.array([p.box_at(frame.index) for p in alive], np.float32).reshape(-1, 4)
+        predicted = np.array([self._clipped(p.box_at(frame.index)) for p in alive], np.float32).reshape(-1, 4)
         looks: dict[int, Look] = {}
         penalty = self._penalty(frame, alive, predicted, states, looks)
         pairs = associate(predicted, states[:, :4].astype(np.float32), self._options.match_iou, penalty)
@@ -641,7 +687,9 @@ class MeshTracker:
             self._confirm(alive[a], frame, states[b], looks.get(b))
         matched = {b for _, b in pairs}
         new = [b for b in range(len(states)) if b not in matched]
-        born = [self._meet(frame, states[b], looks.get(b)) for b in new]
+        unread = [b for b in new if b not in looks]
+        looks.update(zip(unread, self._read_detections(frame, states[unread]), strict=True))
+        born = [self._meet(frame, states[b], looks[b]) for b in new]
         if not self._is_unclear:
             self._unclear_since = None
         seen = {a for a, _ in pairs}
@@ -689,8 +737,12 @@ class MeshTracker:
         unclear = [b for b in range(len(states)) if near[:, b].sum() > 1]
         if not unclear:
             return None
-        for b, look in zip(unclear, self._read_detections(frame, states[unclear]), strict=True):
-            looks[b] = look
+        own = [p.looks[-1] for p in alive if p.has_mesh and p.last_seen == frame.index]
+        for b in unclear:  # whoever was read in this frame where a detection lies has been read there
+            if look := next((k for k in own if k.likeness >= LIKENESS and self._fit(k, states[b]) <= FIT), None):
+                looks[b] = look
+        unread = [b for b in unclear if b not in looks]
+        looks.update(zip(unread, self._read_detections(frame, states[unread]), strict=True))
         penalty = np.zeros((len(alive), len(states)))
         for a, person in enumerate(alive):
             for b in unclear:
@@ -731,7 +783,7 @@ class MeshTracker:
         """What was read is the face that was detected."""
         if look.likeness >= LOOSE_LIKENESS:
             usual = USUAL_BOX * math.exp(look.pose[3]) + np.tile(look.pose[4:], 2)
-            if box_iou(usual, state[:4])[0, 0] >= POOR_IOU:
+            if box_iou(self._clipped(usual), state[:4])[0, 0] >= POOR_IOU:
                 return True
         is_sure = look.likeness >= LOOSE_LIKENESS or state[14] >= SURE_SCORE
         return look.likeness >= LIKENESS and self._fit(look, state) <= (LOOSE_FIT if is_sure else FIT)
@@ -761,7 +813,7 @@ class MeshTracker:
             elif is_good and self._fit(look, state) < self._fit(own, state):
                 person.looks[-1] = _unwrapped(look, own)
                 person.weights[-1] = _weight(look)
-        person.confirm(index, state[:4], float(state[14]))
+        person.confirm(index, state[:4], float(state[14]), self._cut(state[:4]))
 
     def _read_at_last(self, person: _Person, frame: Frame, state: NDArray[np.float64]) -> None:
         """A face that was followed by its points, because something hid half of it, may be read now: then the same
@@ -773,7 +825,7 @@ class MeshTracker:
         heir.hits, heir.num_asked, heir.joins = person.hits, person.num_asked, True
         self._add(heir, frame.index, look)
         heir.num_confirmed, heir.best_score = person.num_confirmed - 1, person.best_score
-        heir.confirm(frame.index, state[:4], float(state[14]))
+        heir.confirm(frame.index, state[:4], float(state[14]), self._cut(state[:4]))
         person.has_ended, person.heir = True, heir
         self._people.append(heir)
 
@@ -782,31 +834,31 @@ class MeshTracker:
         more, however little it looks like its mesh (something passes in front of it)."""
         if person.num_confirmed < 3 or look.likeness < POOR_LIKENESS:
             return False
-        box = person.boxes[-1][:4] * math.exp(look.pose[3]) + np.tile(look.pose[4:], 2)
+        box = person.relative_box * math.exp(look.pose[3]) + np.tile(look.pose[4:], 2)
         return not self._jumps(person, look, person.predict(self._newest)) and bool(
-            box_iou(box, state[:4])[0, 0] >= POOR_IOU
+            box_iou(self._clipped(box), state[:4])[0, 0] >= POOR_IOU
         )
 
     def _from_box(self, person: _Person, state: NDArray[np.float64]) -> Look:
         """For a face that the detector sees and the regressor cannot read now: what it read all the same, where that
         lies in the detector's box; else the last look, moved there. Points are not trusted here: on damaged pictures
         the detector finds the head, and puts eyes and mouth anywhere in it."""
-        relative = person.boxes[-1][:4]
+        relative = person.relative_box
         doubted = self._doubted.get(id(person))
         if doubted is not None and doubted.likeness >= POOR_LIKENESS:
             box = relative * math.exp(doubted.pose[3]) + np.tile(doubted.pose[4:], 2)
-            if box_iou(box, state[:4])[0, 0] >= POOR_IOU:
+            if box_iou(self._clipped(box), state[:4])[0, 0] >= POOR_IOU:
                 return doubted
         last = person.looks[-1]
-        sides = (state[2:4] - state[:2]).prod() / max((relative[2:] - relative[:2]).prod(), 1e-9)
+        box = self._uncut(state[:4], relative, math.exp(last.pose[3]))
+        sides = (box[2:] - box[:2]).prod() / max((relative[2:] - relative[:2]).prod(), 1e-9)
         scale = math.sqrt(max(float(sides), 1e-6))
-        place = ((state[:2] + state[2:4]) - (relative[:2] + relative[2:]) * scale) / 2.0
+        place = ((box[:2] + box[2:]) - (relative[:2] + relative[2:]) * scale) / 2.0
         pose = np.concatenate([last.pose[:3], [math.log(scale)], place])
         return Look(pose, last.identity, last.expression, last.texture, last.lighting, 0.0, 0.0)
 
-    def _meet(self, frame: Frame, state: NDArray[np.float64], look: Look | None) -> bool:
+    def _meet(self, frame: Frame, state: NDArray[np.float64], look: Look) -> bool:
         """A detection that nobody is known for: a new face, somebody who comes back, or no face."""
-        look = look or self._read_detections(frame, state[None])[0]
         score = float(state[14])
         fits = self._fits(look, state)
         if not fits and score < SURE_SCORE:
@@ -830,7 +882,7 @@ class MeshTracker:
             self._add(person, frame.index, look)
         else:
             person.see_points(frame.index, state)
-        person.confirm(frame.index, state[:4], score)
+        person.confirm(frame.index, state[:4], score, self._cut(state[:4]))
         person.num_asked = 1
         self._people.append(person)
         if fits:
@@ -863,7 +915,8 @@ class MeshTracker:
 
     def _follow_back(self, person: _Person) -> None:
         """Finds a new face in the frames before, since the detector last looked, as far as it can be followed."""
-        frames = [f for f in self._waiting if self._last_key < f.index < person.first_seen]
+        since = self._last_key if self._unclear_since is None else min(self._last_key, self._unclear_since - 1)
+        frames = [f for f in self._waiting if since < f.index < person.first_seen]
         while frames:
             part = frames[-self._reach([person]) :][::-1]
             poses = [person.predict_before(f.index) for f in part]
@@ -872,12 +925,24 @@ class MeshTracker:
             ):
                 unit = EYES * math.exp(look.pose[3])
                 away = float(np.linalg.norm(look.pose[4:] - pose[4:])) / unit
-                is_inside = bool((look.pose[4:] > 0).all() and (look.pose[4:] < np.array(self._size)).all())
-                if look.likeness < LIKENESS or away > JUMP or abs(look.pose[3] - pose[3]) > SCALE_JUMP or not is_inside:
+                # half hidden where the detector found it: it need not look like its mesh
+                least = POOR_LIKENESS if self._was_unclear(frame.index) else LIKENESS
+                if look.likeness < least or away > JUMP or abs(look.pose[3] - pose[3]) > SCALE_JUMP:
+                    return
+                if not self._is_inside(look.pose) or self._is_taken(person, frame.index, look):
                     return
                 person.see_before(frame.index, look, _weight(look))
-                person.pool.add(look, _weight(look))
+                if look.likeness >= LIKENESS:
+                    person.pool.add(look, _weight(look))
             frames = frames[: -len(part)]
+
+    def _was_unclear(self, index: int) -> bool:
+        return self._unclear_since is not None and index >= self._unclear_since
+
+    def _is_taken(self, person: _Person, index: int, look: Look) -> bool:
+        """Whether somebody else was read in that place."""
+        others = (p for p in self._people if p is not person and p.has_mesh and index in p.indices)
+        return any(_coincide(p.looks[p.indices.index(index)].pose, look.pose) for p in others)
 
     def _fill_back(self, person: _Person, since: int) -> None:
         """Finds a face that was hidden until now in the frames before, back to when the detector last looked."""
@@ -1002,7 +1067,7 @@ class MeshTracker:
         placed = self._model.place(np.concatenate(parts), pose)
         anchors, landmarks, mesh = placed[:5, :2], placed[5:10, :2], placed[10:]
         seen_box = person.seen_box(at)
-        box = seen_box[:4] * math.exp(pose[3]) + np.tile(pose[4:], 2)
+        box = self._clipped(seen_box[:4] * math.exp(pose[3]) + np.tile(pose[4:], 2))
         coefficients = self._model.coefficients(
             pose, identity, expression, texture, now[2], self._reader.crop_at(anchors)
         )

@@ -51,14 +51,17 @@ def smooth_at(
         Cleveland, "Robust locally weighted regression and smoothing scatterplots", JASA 74 (1979), section 2.
     """
     offset = indices - index
-    nearest = int(np.abs(offset).argmin())
+    distance = np.abs(offset)
     if sigma <= 0:
-        return _between(offset, values, nearest)
-    window = np.exp(-0.5 * (offset / sigma) ** 2)
-    third_nearest = np.sort(np.abs(offset))[:3][-1]  # a narrow window still holds enough looks to tell a motion
-    used = np.abs(offset) <= max(SUPPORT * sigma, float(third_nearest))
-    x, y, k = offset[used] / sigma, values[used], window[used] * weights[used] + 1e-12
-    basis = _basis(x, k)
+        return _between(offset, values, int(distance.argmin()))
+    third_nearest = np.sort(distance)[:3][-1]  # a narrow window still holds enough looks to tell a motion
+    used = distance <= max(SUPPORT * sigma, float(third_nearest))
+    x, y = offset[used] / sigma, values[used]
+    square = x * x
+    powers = np.stack([np.ones_like(x), x, square], 1)
+    window = np.exp(-0.5 * square) * weights[used]
+    k = window + 1e-12
+    basis = powers[:, : _order(x, k) + 1]
     solution = _solve(basis, y, k)
     if noise is not None and len(x) >= 5:
         for _ in range(ROBUST_STEPS):
@@ -66,11 +69,11 @@ def smooth_at(
             far = away / (ROBUST_REACH * max(1.0, float(np.sort(away)[len(x) // 2])))
             if far.max() <= 1.0:
                 break
-            k = window[used] * weights[used] * np.square(np.maximum(1.0 - far * far, 0.0)) + 1e-12
-            basis = _basis(x, k)
+            k = window * np.square(np.maximum(1.0 - far * far, 0.0)) + 1e-12
+            basis = powers[:, : _order(x, k) + 1]
             solution = _solve(basis, y, k)
         # where a motion begins or stops at once, few looks tell more than many
-        near = _solve(basis, y, k * np.exp(-0.5 * x * x * (NARROWER**2 - 1.0)))
+        near = _solve(basis, y, k * np.exp(-0.5 * (NARROWER**2 - 1.0) * square))
         close = np.abs(x) <= 2.0 / NARROWER
         if close.any():
             away = (np.abs(y - basis @ near) / noise).max(1)[close]
@@ -85,13 +88,6 @@ def smooth_at(
     return fitted
 
 
-def _basis(x: NDArray[np.float64], k: NDArray[np.float64]) -> NDArray[np.float64]:
-    """(N, 1 to 3) powers of the places, as many as the looks that count allow."""
-    counted = x[k > 1e-4 * k.max()]
-    powers = [np.ones_like(x), x, x * x]
-    return np.stack(powers[: _order(counted) + 1], 1)
-
-
 def _solve(basis: NDArray[np.float64], y: NDArray[np.float64], k: NDArray[np.float64]) -> NDArray[np.float64]:
     """(1 to 3, D) coefficients of the polynomial, by weighted least squares."""
     weighted = (basis * (k / k.max())[:, None]).T
@@ -101,10 +97,13 @@ def _solve(basis: NDArray[np.float64], y: NDArray[np.float64], k: NDArray[np.flo
     return solution
 
 
-def _order(x: NDArray[np.float64]) -> int:
-    if min(int((x < 0).sum()), int((x > 0).sum())) >= 3:
+def _order(x: NDArray[np.float64], k: NDArray[np.float64]) -> int:
+    """Degree of the polynomial that the looks which count allow, by their places and weights."""
+    counts = k > 1e-4 * k.max()
+    before, after = np.count_nonzero(counts & (x < 0)), np.count_nonzero(counts & (x > 0))
+    if min(before, after) >= 3:
         return 2
-    return 1 if len(x) >= 3 else 0
+    return 1 if np.count_nonzero(counts) >= 3 else 0
 
 
 def _between(offset: NDArray[np.float64], values: NDArray[np.float64], nearest: int) -> NDArray[np.float64]:
