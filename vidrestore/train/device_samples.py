@@ -237,7 +237,7 @@ class StepGenerator:
         mean: Tensor | None = None,
     ) -> None:
         self.side, self.seed, self.device = side, seed, torch.device(device)
-        self.mapping = (mapping or load_mapping()).to(device)
+        self.mapping = (mapping or load_mapping()).to(device).requires_grad_(False)
         self.generator = (generator or load_generator()).to(device).requires_grad_(False).eval()
         self.mean = (mean_style() if mean is None else mean).to(device)
 
