@@ -140,4 +140,5 @@ def _dual(corners: NDArray[np.int64]) -> NDArray[np.int64]:
     a, b, c = corners.T
     three = corners[(a != b) & (b != c) & (a != c) & (corners >= 0).all(1)]
     _, first = np.unique(np.sort(three, axis=1), axis=0, return_index=True)
-    return three[np.sort(first)]
+    dual: NDArray[np.int64] = three[np.sort(first)]
+    return dual
