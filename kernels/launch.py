@@ -46,6 +46,7 @@ __all__ = [
     "jit",
     "limit_threads",
     "num_threads",
+    "part_jit",
     "plane_from_luma",
     "run_bands",
     "run_tasks",
@@ -84,6 +85,12 @@ def jit(function: Callable[P, R]) -> Callable[P, R]:
 def inlined_jit(function: Callable[P, R]) -> Callable[P, R]:
     """As :func:`jit`, for a part of another kernel: numbers of taps that a call names are unrolled there."""
     return _compiled(function, fastmath={"contract", "arcp", "nsz"}, forceinline=True)
+
+
+def part_jit(function: Callable[P, R]) -> Callable[P, R]:
+    """As :func:`jit`, for a step of another kernel of the same file: it has no door to Python, which takes as long to
+    compile as a small step does."""
+    return _compiled(function, fastmath={"contract", "arcp", "nsz"}, no_cpython_wrapper=True, no_cfunc_wrapper=True)
 
 
 def exact_jit(function: Callable[P, R]) -> Callable[P, R]:

@@ -26,7 +26,7 @@ def parts(size: int, seed: int = 0) -> tuple[Tensor, Tensor, Tensor, Tensor, Ten
 
 def held(earlier: Tensor, now: Tensor, motion: Tensor, weights: Tensor, light: Tensor) -> Tensor:
     made = now.clone()
-    hold(earlier, made, motion, weights, light)
+    hold(earlier, made, torch.cat([motion, weights[None], light]))
     return made
 
 

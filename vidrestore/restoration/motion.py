@@ -21,6 +21,8 @@ from torch import Tensor
 from torch.nn import functional
 
 from vidrestore.geometry import apply, mean_scale
+from vidrestore.kernels.follow import CHANCE, DAMPING, LUMA, REACH, REWEIGHTINGS, ROBUST, shrink_crops
+from vidrestore.kernels.rasterize import draw
 from vidrestore.kernels.steady import hold_crop
 from vidrestore.morphable.files import load_vr468
 from vidrestore.morphable.render import render
@@ -37,6 +39,7 @@ __all__ = [
     "hold",
     "mesh_in_crop",
     "mesh_motion",
+    "on_cpu",
     "shrink",
     "smooth",
     "warp",
@@ -46,19 +49,12 @@ __all__ = [
 GRID = 64
 """Side of the coarse grid for crops of 256 pixels and more; a cell is then 4 pixels, a third of a lid's travel."""
 
-_LUMA = (0.299, 0.587, 0.114)
-_ROBUST = 1.5
-"""Cells that fit worse than so many times the mean count less than half: lips and lids should not move the head."""
-_REWEIGHTINGS = 3
-_DAMPING = 1e-3
-"""Of the normal equations' diagonal: a crop without any structure stays where it is."""
-_REACH = 3
-"""Cells to each side that :func:`cell_motion` looks at, twice over: half of the weight lies within 16 pixels of 256."""
-_CHANCE = 0.1
-"""Share of the noise that a motion of two unknowns may explain in such a window by chance, taken twice."""
 _SHARPNESS = 0.6
 """Share of the second difference that is taken off a linearly interpolated picture. 0.5 is Catmull-Rom at half a pixel;
 0.6 keeps the gain of what is sampled again and again within 0.5 % of 1 up to a quarter of the sampling rate."""
+
+_FLAT = 1e-9
+"""Share of the squared spread of a mesh's vertices, below which their determinant counts as none."""
 
 
 def coarse_size(size: int) -> int:
@@ -66,9 +62,17 @@ def coarse_size(size: int) -> int:
     return max(1, min(GRID, size // 4))
 
 
+def on_cpu(tensor: Tensor) -> bool:
+    """Whether the kernels for the CPU can read it: there, float32."""
+    return tensor.device.type == "cpu" and tensor.dtype == torch.float32
+
+
 def shrink(images: Tensor) -> Tensor:
-    """(B, C, S, S) -> (B, C, G, G), the mean of each cell."""
-    return functional.adaptive_avg_pool2d(images, coarse_size(images.shape[-1]))
+    """(B, C, S, S) -> (B, C, G, G), the mean of each cell; on the CPU by a kernel where cells are of one size."""
+    coarse = coarse_size(images.shape[-1])
+    if on_cpu(images) and images.is_contiguous() and images.shape[-1] % coarse == 0:
+        return torch.from_numpy(shrink_crops(images.numpy(), coarse))
+    return functional.adaptive_avg_pool2d(images, coarse)
 
 
 def grow(coarse: Tensor, size: int) -> Tensor:
@@ -123,26 +127,37 @@ def warp_sharp(pictures: Tensor, motion: Tensor) -> Tensor:
     return sharp
 
 
-def hold(earlier: Tensor, now: Tensor, motion: Tensor, weights: Tensor, light: Tensor) -> None:
+def hold(earlier: Tensor, now: Tensor, maps: Tensor, out: Tensor | None = None, shown: Tensor | None = None) -> bool:
     """Puts into a crop so much of the earlier one, moved and lit as now, as the weights say.
 
     Args:
         earlier: (3, S, S); may be not finite where the weights are 0.
-        now: (3, S, S), contiguous, on the same device; written to, and left untouched where the weights are 0.
-        motion: (2, G, G), as this file's maps.
-        weights: (G, G) in [0, 1].
-        light: (3, G, G), added to what is carried.
+        now: (3, S, S), contiguous, on the same device; it is the result where the weights are 0.
+        maps: (6, G, G): motion as this file's maps, weights in [0, 1], and light, which is added to what is carried.
+        out: (3, S, S), contiguous: gets the result; None: ``now`` does.
+        shown: (3, S, S), contiguous: gets it too.
 
-    On the CPU by one kernel (:func:`vidrestore.kernels.steady.hold_crop`).
+    Returns:
+        On the CPU, where one kernel does it (:func:`vidrestore.kernels.steady.hold_crop`), whether all of the result is
+        finite. Elsewhere True: to look would be to wait.
     """
-    maps = torch.cat([motion, weights[None], light])
-    if now.device.type == "cpu" and now.dtype == torch.float32:
-        hold_crop(earlier.contiguous().numpy(), now.numpy(), maps.numpy(), sharpness=_SHARPNESS)
-        return
+    out = now if out is None else out
+    if on_cpu(now):
+        return hold_crop(
+            earlier.contiguous().numpy(),
+            now.numpy(),
+            maps.numpy(),
+            sharpness=_SHARPNESS,
+            out=out.numpy(),
+            shown=None if shown is None else shown.numpy(),
+        )
     grown = grow(maps, now.shape[-1])
     carried = warp_sharp(earlier, grown[:2]) + grown[3:]
     share = grown[2]
-    now.copy_(torch.where(share > 0.0, now + share * (carried - now), now))
+    out.copy_(torch.where(share > 0.0, now + share * (carried - now), now))
+    if shown is not None:
+        shown.copy_(out)
+    return True
 
 
 def mesh_in_crop(crop_from_display: NDArray[np.float64], mesh: NDArray[np.float32]) -> NDArray[np.float32]:
@@ -177,19 +192,22 @@ def mesh_motion(
     later = np.stack([pair[1][:, :2] for pair in pairs]).astype(np.float64)
     moved = 2.0 * (earlier - later) / size  # (N, V, 2)
     places = 2.0 * (later + 0.5) / size - 1.0
-    fits = np.stack([_affine_fit(p, m) for p, m in zip(places, moved, strict=True)])  # (N, 3, 2)
-    design = np.concatenate([places, np.ones_like(places[..., :1])], -1)
-    cells = centres(coarse, torch.device("cpu")).numpy()
-    beside = np.einsum("khw,nkc->nchw", np.concatenate([cells, np.ones_like(cells[:1])]), fits)
+    fits = _affine_fits(places, moved)
+    cells = np.concatenate([centres(coarse, torch.device("cpu")).numpy().reshape(2, -1), np.ones((1, coarse**2))])
+    beside = (fits.transpose(0, 2, 1) @ cells).reshape(-1, 2, coarse, coarse)
     motion = torch.from_numpy(beside.astype(np.float32)).to(device)
     triangles = _triangles(earlier.shape[1], device, topology)
     if triangles is None:
         return motion
-    points = torch.from_numpy(((later + 0.5) * (coarse / size) - 0.5).astype(np.float32)).to(device)
+    points = ((later + 0.5) * (coarse / size) - 0.5).astype(np.float32)
     heights = np.stack([pair[1][:, 2] for pair in pairs])
-    depth = torch.from_numpy((4.0 * size - heights).astype(np.float32)).to(device)  # far off: as good as no perspective
-    rest = torch.from_numpy((moved - design @ fits).astype(np.float32)).to(device)
-    drawn, _ = render(points, depth, triangles, rest, coarse)
+    depth = (4.0 * size - heights).astype(np.float32)  # far off: as good as no perspective
+    rest = (moved - _linear(places, fits)).astype(np.float32)
+    if device.type == "cpu":  # what render calls too, less its bookkeeping for gradients
+        drawn = torch.from_numpy(draw(points, depth, triangles.numpy(), rest, coarse)[0])
+    else:
+        arrays = (torch.from_numpy(array).to(device) for array in (points, depth))
+        drawn, _ = render(*arrays, triangles, torch.from_numpy(rest).to(device), coarse)
     return motion + box(drawn)
 
 
@@ -212,7 +230,7 @@ def crop_motion(earlier: Tensor, later: Tensor) -> Tensor:
         Within a fifth of the shift where the crop is full of detail as fine as a cell, within a twentieth on faces.
     """
     size = later.shape[-1]
-    weights = later.new_tensor(_LUMA)
+    weights = later.new_tensor(LUMA)
     a, b = box(torch.tensordot(weights, torch.stack([earlier, later]), dims=([0], [1])))
     middle = 0.5 * (a + b)
     gx = functional.pad(middle[:, 2:] - middle[:, :-2], (1, 1)) * (size / 4)  # by grid_sample's unit, 2 / G a cell
@@ -222,12 +240,12 @@ def crop_motion(earlier: Tensor, later: Tensor) -> Tensor:
     change = (b - a).flatten()
     inside = _middle(size, later.device).flatten()
     found = change.new_zeros(4)
-    for _ in range(_REWEIGHTINGS):
+    for _ in range(REWEIGHTINGS):
         misfit = change - found @ columns
-        misfit = misfit / (misfit.abs().mean() * _ROBUST + 1e-6)
+        misfit = misfit / (misfit.abs().mean() * ROBUST + 1e-6)
         weighted = columns * (inside / (1.0 + misfit * misfit))
         normal = weighted @ columns.T
-        damping = torch.diag_embed(normal.diagonal() * _DAMPING + 1e-6)
+        damping = torch.diag_embed(normal.diagonal() * DAMPING + 1e-6)
         found = torch.linalg.solve_ex(normal + damping, weighted @ change)[0]
     shift_x, shift_y, growth, turn = found * _evidence(change, change - found @ columns, inside)
     return torch.stack([shift_x + growth * x - turn * y, shift_y + growth * y + turn * x])
@@ -250,18 +268,18 @@ def cell_motion(earlier: Tensor, later: Tensor) -> Tensor:
         Lucas and Kanade, 1981, in windows; one step, as what is left here is under a cell.
     """
     size = later.shape[-1]
-    weights = later.new_tensor(_LUMA)
+    weights = later.new_tensor(LUMA)
     a, b = box(torch.tensordot(weights, torch.stack([earlier, later]), dims=([0], [1])))
     middle = 0.5 * (a + b)
     gx = functional.pad(middle[:, 2:] - middle[:, :-2], (1, 1)) * 0.5  # by cell
     gy = functional.pad(middle[2:] - middle[:-2], (0, 0, 1, 1)) * 0.5
     change = b - a
     noise = 2.0 * change.abs().median().square() + 1e-6  # variance of what has that median
-    xx, yy, xy, xc, yc = smooth(torch.stack([gx * gx, gy * gy, gx * gy, gx * change, gy * change]), _REACH)
+    xx, yy, xy, xc, yc = smooth(torch.stack([gx * gx, gy * gy, gx * gy, gx * change, gy * change]), REACH)
     xx, yy = xx + noise, yy + noise
     x, y = torch.stack([yy * xc - xy * yc, xx * yc - xy * xc]) / (xx * yy - xy * xy)
     explained = (x * xc + y * yc).clamp_min(1e-9)
-    believed = (1.0 - _CHANCE * noise / explained).clamp(0.0, 1.0)
+    believed = (1.0 - CHANCE * noise / explained).clamp(0.0, 1.0)
     moved: Tensor = (torch.stack([x, y]) * believed).clamp(-1.0, 1.0) * (2.0 / size)
     return moved
 
@@ -276,10 +294,25 @@ def _evidence(change: Tensor, misfit: Tensor, inside: Tensor) -> Tensor:
     return (1.0 - by_chance / (before - after).clamp_min(1e-9)).clamp(0.0, 1.0)
 
 
-def _affine_fit(places: NDArray[np.float64], moved: NDArray[np.float64]) -> NDArray[np.float64]:
-    """(V, 2), (V, 2) -> (3, 2): moved as a linear function of (x, y, 1)."""
-    design = np.column_stack([places, np.ones(len(places))])
-    return np.asarray(np.linalg.lstsq(design, moved, rcond=None)[0], np.float64)
+def _affine_fits(places: NDArray[np.float64], moved: NDArray[np.float64]) -> NDArray[np.float64]:
+    """(N, V, 2), (N, V, 2) -> (N, 3, 2): moved as linear functions of (x, y, 1), least squares in closed form.
+
+    A mesh whose vertices lie on a line, which says nothing of what is beside it, moves as a whole.
+    """
+    middle, mean = places.mean(1, keepdims=True), moved.mean(1, keepdims=True)
+    about = places - middle
+    (xx, xy), (_, yy) = (about.transpose(0, 2, 1) @ about).transpose(1, 2, 0)  # (N,) each
+    determinant = xx * yy - xy * xy
+    says = determinant > _FLAT * np.square(xx + yy)
+    over = np.where(says, 1.0 / np.where(says, determinant, 1.0), 0.0)
+    inverse = np.stack([yy, -xy, -xy, xx], -1).reshape(-1, 2, 2) * over[:, None, None]
+    linear = inverse @ (about.transpose(0, 2, 1) @ (moved - mean))
+    return np.concatenate([linear, mean - middle @ linear], 1)
+
+
+def _linear(places: NDArray[np.float64], fits: NDArray[np.float64]) -> NDArray[np.float64]:
+    """(N, V, 2), (N, 3, 2) -> (N, V, 2)."""
+    return places @ fits[:, :2] + fits[:, 2:]
 
 
 @lru_cache(maxsize=16)

@@ -33,6 +33,7 @@ from torch.nn import functional
 
 from vidrestore.config import RestoreOptions
 from vidrestore.geometry import apply
+from vidrestore.kernels.follow import LEAST_SCALE, LIGHT_REACH, UNLIKE, FollowOptions, follow_crop
 from vidrestore.restoration import exposure
 from vidrestore.restoration.exposure import Exposure
 from vidrestore.restoration.motion import (
@@ -44,6 +45,7 @@ from vidrestore.restoration.motion import (
     hold,
     mesh_in_crop,
     mesh_motion,
+    on_cpu,
     shrink,
     smooth,
     warp,
@@ -146,10 +148,9 @@ class _Memory:
 
 _SPARE = 8
 """Crops on the CPU that are kept to be written to again: a batch. Fresh memory costs more than the arithmetic."""
-_LIGHT_REACH = 4
-"""Cells to each side over which light is smooth, twice over: a third of the face."""
-_UNLIKE = 3.0
-"""Cells that changed by so many times the median change count half for the light: a hand is no lamp."""
+
+_LIVELY_REACH = np.array([[0.30, 0.20], [0.30, 0.20], [0.45, 0.40]])
+"""Half widths and heights of what counts as eyes and mouth, of the eyes' distance."""
 
 
 class Steadiness:
@@ -189,17 +190,16 @@ class Steadiness:
         holes = None if context.holes is None else shrink(torch.from_numpy(context.holes)[:, None].to(crops.device))
         exposures = exposure.measure(coarse, shrink(restored)) if self.options.exposure > 0.0 else None
         fresh: dict[int, _Memory] = {}
-        results, made = [], []
+        held, made = torch.empty_like(restored, memory_format=torch.contiguous_format), []
         for i, place in enumerate(places):
             of_crop = exposures.of(i) if exposures is not None else None
             hole = None if holes is None else holes[i, 0]
             now = _Now(place, restored[i], coarse[i], of_crop, lively[i], motions.get(i), hole)
             memory = fresh.get(place.track_id, self._memories.get(place.track_id)) if befores[i] is not None else None
-            result, kept = self._begin(now) if memory is None else self._go_on(memory, now)
+            # a copy of its own: what is kept is written to again later
+            kept = self._begin(now, held[i]) if memory is None else self._go_on(memory, now, held[i])
             fresh[place.track_id] = kept
-            results.append(result)
             made.append(kept.restored)
-        held = torch.stack(results)  # a copy: what is kept is written to again later
         made += [memory.restored for memory in self._memories.values()]
         self._memories |= fresh
         for track_id in context.ended:
@@ -209,13 +209,13 @@ class Steadiness:
         self._spare = free[:_SPARE] if held.device.type == "cpu" else []
         return held
 
-    def _copy(self, crop: Tensor) -> Tensor:
-        """Of (3, S, S), contiguous, in the room of a crop that nobody reads any more where there is one."""
+    def _room(self, like: Tensor) -> Tensor:
+        """For (3, S, S), contiguous: that of a crop that nobody reads any more, where there is one."""
         while self._spare:
             room = self._spare.pop()
-            if room.shape == crop.shape and room.dtype == crop.dtype:
-                return room.copy_(crop)
-        return crop.clone(memory_format=torch.contiguous_format)
+            if room.shape == like.shape and room.dtype == like.dtype:
+                return room
+        return torch.empty_like(like, memory_format=torch.contiguous_format)
 
     def _befores(self, places: Sequence[_Place]) -> list[_Place | None]:
         """The last place of each one's track, in this call or before; None where the track begins anew."""
@@ -249,28 +249,55 @@ class Steadiness:
             motions |= dict(zip(mine, made, strict=True))
         return motions
 
-    def _begin(self, now: _Now) -> tuple[Tensor, _Memory]:
-        kept = self._copy(now.restored) if self.options.weight > 0.0 else None
-        return now.restored, _memory_of(now, 1, kept, now.degraded.clone(), now.exposure)
+    def _begin(self, now: _Now, shown: Tensor) -> _Memory:
+        shown.copy_(now.restored)
+        kept = self._room(shown).copy_(now.restored) if self.options.weight > 0.0 else None
+        return _memory_of(now, 1, kept, now.degraded.clone(), now.exposure)
 
-    def _go_on(self, memory: _Memory, now: _Now) -> tuple[Tensor, _Memory]:
-        restored, kept_exposure, num_frames = self._copy(now.restored), None, memory.num_frames + 1
+    def _go_on(self, memory: _Memory, now: _Now, shown: Tensor) -> _Memory:
+        """What is kept from now on; the result is written into ``shown``, (3, S, S)."""
+        kept_exposure, num_frames = None, memory.num_frames + 1
+        restored = now.restored
         if now.exposure is not None and memory.exposure is not None:
             share = max(1.0 - self.options.exposure, 1.0 / num_frames)
             kept_exposure, scale, shift = exposure.hold(now.exposure, memory.exposure, share)
-            restored.mul_(scale[:, None, None]).add_(shift[:, None, None])
+            restored = torch.addcmul(shift[:, None, None], scale[:, None, None], restored)
         if memory.restored is None:
-            return restored, _memory_of(now, num_frames, None, now.degraded.clone(), kept_exposure)
+            shown.copy_(restored)
+            return _memory_of(now, num_frames, None, now.degraded.clone(), kept_exposure)
+        weight = min(self.options.weight, memory.num_frames / num_frames)
+        maps, degraded = (self._followed if on_cpu(restored) else self.followed_by_torch)(memory, now, weight)
+        room = self._room(shown)
+        restored = restored if restored.is_contiguous() else room.copy_(restored)
+        is_finite = hold(memory.restored, restored, maps, room, shown)
+        return _memory_of(now, num_frames, room, degraded, kept_exposure, is_finite=is_finite)
+
+    def _followed(self, memory: _Memory, now: _Now, weight: float) -> tuple[Tensor, Tensor]:
+        """Motion, weights and light, (6, G, G), and the degraded crop that is kept from now on, by a kernel."""
+        o = self.options
+        options = FollowOptions(
+            weight=weight * float(memory.trust),
+            noise=o.noise,
+            slack=o.slack_px / 256.0 * now.degraded.shape[-1],
+            lively=o.lively,
+            open=o.open,
+            noise_floor=o.noise_floor,
+            noise_ceiling=o.noise_ceiling,
+            light_step=o.light_step,
+        )
+        mesh, hole = (None if part is None else part.numpy() for part in (now.mesh_motion, now.hole))
+        found = follow_crop(memory.degraded.numpy(), now.degraded.numpy(), mesh, now.lively.numpy(), hole, options)
+        return torch.from_numpy(found[0]), torch.from_numpy(found[1])
+
+    def followed_by_torch(self, memory: _Memory, now: _Now, weight: float) -> tuple[Tensor, Tensor]:
+        """The same on any device: what the kernel is compared with."""
         motion, carried = _carry(memory.degraded, now)
         light = _light(now.degraded - carried, self.options.light_step)
         carried = carried + light
-        weight = min(self.options.weight, memory.num_frames / num_frames)
         shut = 1.0 - self._gate(carried, now.degraded, motion, now.lively)
         shut = shut if now.hole is None else shut * (now.hole == 0.0)
         weights = memory.trust * weight * shut  # (G, G)
-        hold(memory.restored, restored, motion, weights, light)
-        degraded = now.degraded + weights * (carried - now.degraded)
-        return restored, _memory_of(now, num_frames, restored, degraded, kept_exposure)
+        return torch.cat([motion, weights[None], light]), now.degraded + weights * (carried - now.degraded)
 
     def _gate(self, carried: Tensor, degraded: Tensor, motion: Tensor, lively: Tensor) -> Tensor:
         """(G, G) in [0, 1]: 1 where the degraded crop changed, or where the earlier one had no pixels.
@@ -316,13 +343,13 @@ def _lively(landmarks: NDArray[np.float64], crops: Tensor) -> Tensor:
     """
     size = crops.shape[-1]
     line = (np.arange(coarse_size(size)) + 0.5) * (size / coarse_size(size)) - 0.5
-    mouths = landmarks[:, 3:].mean(1, keepdims=True)
-    points = np.concatenate([landmarks[:, :2], mouths], 1)  # (B, 3, 2)
-    eyes = np.linalg.norm(landmarks[:, 1] - landmarks[:, 0], axis=-1)[:, None, None] + 1e-3
-    x = (line - points[..., :1]) / (eyes * np.array([0.30, 0.30, 0.45])[:, None])  # (B, 3, G)
-    y = (line - points[..., 1:]) / (eyes * np.array([0.20, 0.20, 0.40])[:, None])
-    near = (np.exp(-np.square(y))[..., :, None] * np.exp(-np.square(x))[..., None, :]).max(1)
-    return torch.from_numpy(near.astype(np.float32)).to(crops.device)
+    points = np.stack([landmarks[:, 0], landmarks[:, 1], 0.5 * (landmarks[:, 3] + landmarks[:, 4])], 1)  # (B, 3, 2)
+    eyes = np.sqrt(np.square(landmarks[:, 1] - landmarks[:, 0]).sum(-1))[:, None, None] + 1e-3
+    reach = eyes * _LIVELY_REACH  # (B, 3, 2)
+    x, y = (((line - points[..., i, None]) / reach[..., i, None]) for i in (0, 1))  # (B, 3, G)
+    near_x, near_y = (np.exp(-np.square(part)).astype(np.float32) for part in (x, y))
+    parts = [near_y[:, i, :, None] * near_x[:, i, None, :] for i in range(3)]
+    return torch.from_numpy(np.maximum(np.maximum(parts[0], parts[1]), parts[2])).to(crops.device)
 
 
 def _carry(degraded: Tensor, now: _Now) -> tuple[Tensor, Tensor]:
@@ -346,8 +373,8 @@ def _light(change: Tensor, step: float) -> Tensor:
     change x all but the share step^2 / (x^2 + step^2) is light: at most ``step / 2`` is left to be averaged.
     """
     size = change.abs().mean(0)
-    alike = 1.0 / (1.0 + (size / (_UNLIKE * size.median() + 1e-3)).square())
-    sums = smooth(torch.cat([change * alike, alike[None]]), _LIGHT_REACH)
+    alike = 1.0 / (1.0 + (size / (UNLIKE * size.median() + LEAST_SCALE)).square())
+    sums = smooth(torch.cat([change * alike, alike[None]]), LIGHT_REACH)
     even = sums[:3] / sums[3]
     return even * even.square() / (even.square() + step * step)
 
@@ -365,9 +392,28 @@ def _outside(motion: Tensor) -> Tensor:
 
 
 def _memory_of(
-    now: _Now, num_frames: int, restored: Tensor | None, degraded: Tensor, kept_exposure: Exposure | None
+    now: _Now,
+    num_frames: int,
+    restored: Tensor | None,
+    degraded: Tensor,
+    kept_exposure: Exposure | None,
+    *,
+    is_finite: bool | None = None,
 ) -> _Memory:
-    """A memory that is not trusted where a result was not finite: of such a picture nothing is shown again."""
-    total = degraded.sum() if restored is None else degraded.sum() + restored.sum()
+    """A memory that is not trusted where a result was not finite: of such a picture nothing is shown again.
+
+    Args:
+        now: the crop.
+        num_frames: since the track began anew.
+        restored: (3, S, S).
+        degraded: (3, G, G).
+        kept_exposure: likewise.
+        is_finite: whether ``restored`` is, where that is known.
+    """
+    total = degraded.sum()
+    if restored is not None and (is_finite is None or not on_cpu(restored)):
+        total = total + restored.sum()
+    elif is_finite is False:
+        total = total * torch.nan
     degraded.nan_to_num_(0.0, 0.0, 0.0)
     return _Memory(now.place, num_frames, restored, degraded, total.isfinite().float(), kept_exposure)
