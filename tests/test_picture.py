@@ -7,7 +7,7 @@ from fractions import Fraction
 import numpy as np
 import pytest
 
-from vidrestore.picture import frame_from_rgb, info_of_frames, rgb_from_frame
+from vidrestore.picture import display_picture, frame_from_rgb, info_of_frames, rgb_from_frame
 from vidrestore.types import Frame, PixelFormat
 
 
@@ -47,3 +47,21 @@ def test_grey_has_three_equal_channels() -> None:
     rgb = rgb_from_frame(Frame(0, 0, Fraction(1, 25), (plane,), PixelFormat("gray", "gray", 8, full_range=True)))
     np.testing.assert_array_equal(rgb[..., 0], plane)
     assert (rgb[..., 0] == rgb[..., 2]).all()
+
+
+@pytest.mark.parametrize("full_range", [False, True])
+def test_the_detectors_picture_is_within_a_level_of_the_frames_own(full_range: bool) -> None:
+    fmt = PixelFormat("yuv420p", "yuv", 8, (1, 1), matrix="bt709", full_range=full_range)
+    rng = np.random.default_rng(0)
+    shapes = ((48, 64), (24, 32), (24, 32))
+    planes = tuple(rng.integers(0, 256, shape, np.uint8) for shape in shapes)
+    frame = Frame(0, 0, Fraction(1, 25), planes, fmt)
+    picture, _ = display_picture(frame, info_of_frames(frame), (48, 64))
+    # bytes between the two steps round chroma, which blue has 2.1 times
+    assert np.abs(picture[..., ::-1].astype(int) - rgb_from_frame(frame)).max() <= 2
+
+
+def test_the_detectors_picture_of_rgb_is_exact() -> None:
+    rgb = np.random.default_rng(0).integers(0, 256, (17, 31, 3), np.uint8)
+    frame = frame_from_rgb(rgb, 0)
+    np.testing.assert_array_equal(display_picture(frame, info_of_frames(frame), (17, 31))[0][..., ::-1], rgb)
