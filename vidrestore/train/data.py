@@ -290,7 +290,8 @@ def draw_hiding(rng: np.random.Generator, size: int, side: int) -> Hiding:
         size: side of the picture in pixels.
         side: of the other face in pixels.
     """
-    layers, other = [], None
+    layers: list[tuple[Cover, ...]] = []
+    other = None
     if rng.random() < 0.15:
         other = draw_move(rng, size, side)
         layers.append((_draw_occluder(rng, size),))

@@ -353,7 +353,9 @@ def convolved(clips: Tensor, kernels: Sequence[NDArray[np.float32]]) -> Tensor:
     radius = max(kernel.shape[0] for kernel in kernels) // 2
     side = clips.shape[-1]
     if radius < side:
-        wide = functional.pad(clips.flatten(0, 1), (radius,) * 4, mode="reflect").unflatten(0, clips.shape[:2])
+        wide = functional.pad(clips.flatten(0, 1), (radius,) * 4, mode="reflect").reshape(
+            *clips.shape[:3], side + 2 * radius, side + 2 * radius
+        )
     else:
         places = _mirrored(torch.arange(-radius, side + radius), side).to(clips.device)
         wide = clips.index_select(3, places).index_select(4, places)
@@ -364,7 +366,8 @@ def convolved(clips: Tensor, kernels: Sequence[NDArray[np.float32]]) -> Tensor:
         whole[:] = np.roll(whole, -(len(kernel) // 2), (0, 1))
     transfer = torch.fft.rfft2(torch.from_numpy(stack).to(clips))[:, None, None]
     filtered = torch.fft.irfft2(torch.fft.rfft2(wide, s=(length, length)) * transfer, s=(length, length))
-    return filtered[..., radius : radius + side, radius : radius + side]
+    inside: Tensor = filtered[..., radius : radius + side, radius : radius + side]
+    return inside
 
 
 def _mirrored(places: Tensor, side: int) -> Tensor:

@@ -287,7 +287,7 @@ class _MobileTraining:
             self.source: SampleSource | DeviceStream = DeviceStream(
                 plans, size=data.size, device=device, workers=data.workers, generator=generator
             )
-            some = generator.styles(range(512))
+            some: Tensor | None = generator.styles(range(512))
         else:
             training, _ = split_held_out(paths, data.held_out)
             self.source = self._cached(training, PointCache.of(paths, data.points))
