@@ -21,7 +21,6 @@ from dataclasses import dataclass
 from fractions import Fraction
 from typing import Literal
 
-import av
 import cv2
 import numpy as np
 from numpy.typing import NDArray
@@ -390,6 +389,8 @@ def compress_video(clip: list[Picture], codec: Literal["h264", "mpeg4", "mpeg2"]
     Returns:
         (H, W, 3) RGB in [0, 1].
     """
+    import av  # here alone: batches on a device (degrade_batch) are made where there is no PyAV
+
     height, width = clip[0].shape[:2]
     encoder = av.CodecContext.create(_ENCODERS[codec], "w")
     assert isinstance(encoder, av.VideoCodecContext)
