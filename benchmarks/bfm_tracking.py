@@ -10,6 +10,8 @@ vertices.
 - ``frame``: a face's shape, place and coefficients, as they are made for every frame that comes out.
 - ``load``: reducing the model and bringing it into the tracker's frame, once a run.
 - ``sidecar``: bytes of a face in a frame.
+- ``agreement``: of ``synthetic_bfm`` under our own regressor in D3DFR's place with ``vr468``, on clips: which faces
+  both trackers follow, and by how much they differ.
 
 Times are the thread's own, medians of rounds.
 """
@@ -20,15 +22,21 @@ import argparse
 import statistics
 import time
 from collections.abc import Callable, Mapping
+from pathlib import Path
 from typing import Any
 
 import numpy as np
 import torch
 from common import write_report
 
+from vidrestore.config import RestoreConfig, TrackOptions
+from vidrestore.decode.reader import VideoReader
+from vidrestore.geometry import box_iou
 from vidrestore.morphable.d3dfr import D3dfr, folded
-from vidrestore.morphable.synthetic import synthetic_bfm
+from vidrestore.morphable.files import load_vr468
+from vidrestore.morphable.synthetic import SyntheticD3dfr, synthetic_bfm
 from vidrestore.picture import frame_from_rgb, info_of_frames
+from vidrestore.pipeline import _tracked, load_finder
 from vidrestore.restoration.seeded import fill_seeded
 from vidrestore.sidecar import _packed
 from vidrestore.track.bfm import BfmReader, BfmSource
@@ -69,11 +77,47 @@ def face_bytes(model: FaceModel) -> int:
     return len(_packed(Track(0, mesh[:2, :2].reshape(4), points, 0.9, coefficients=values[2], mesh=mesh)))
 
 
+def agreement(clip: Path, count: int) -> dict[str, Any]:
+    """The two trackers on the first frames of a clip; distances in shares of the eyes'."""
+    model = synthetic_bfm()
+    source, runs = BfmSource(SyntheticD3dfr(model), model), []
+    for name in ("vr468", "bfm"):
+        config = RestoreConfig(track=TrackOptions(model=name))
+        with VideoReader(clip) as reader:
+            frames = (frame for frame, _ in zip(reader.decode(), range(count), strict=False))
+            runs.append(list(_tracked(frames, reader.info, config, load_finder(config), bfm=source)))
+    own, other = (m.landmarks.numpy() for m in (load_vr468(), source.mesh))
+    rows, alone = [], 0
+    for ours, theirs in zip(*runs, strict=True):
+        known = {track.id: track for track in theirs.tracks}
+        alone += len({track.id for track in ours.tracks} ^ known.keys())
+        for a in ours.tracks:
+            b = known.get(a.id)
+            if b is None or a.mesh is None or b.mesh is None or a.pose is None or b.pose is None:
+                continue
+            eyes = float(np.linalg.norm(a.alignment[1] - a.alignment[0]))
+            turns = np.subtract((a.pose.yaw, a.pose.pitch, a.pose.roll), (b.pose.yaw, b.pose.pitch, b.pose.roll))
+            rows.append(
+                (
+                    float(box_iou(a.box, b.box)[0, 0]),
+                    float(np.linalg.norm(a.alignment - b.alignment, axis=1).mean()) / eyes,
+                    float(np.linalg.norm(a.mesh[own, :2] - b.mesh[other, :2], axis=1).mean()) / eyes,
+                    float(np.degrees(np.abs(turns).max())),
+                )
+            )
+    mean = np.mean(rows, 0).round(3).tolist()
+    names = ("overlap of boxes", "anchors", "68 landmarks", "largest angle, degrees")
+    people = [len({track.id for t in run for track in t.tracks}) for run in runs]
+    return {"faces": len(rows), "followed by one only": alone, "people": people} | dict(zip(names, mean, strict=True))
+
+
 def main() -> None:
     """Runs everything and writes benchmarks/results/bfm_tracking.json."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--quick", action="store_true", help="three rounds each")
-    rounds = 3 if parser.parse_args().quick else 15
+    parser.add_argument("--clip", type=Path, action="append", help="for the agreement; the committed example if none")
+    given = parser.parse_args()
+    rounds = 3 if given.quick else 15
     torch.set_num_threads(1)
     rng = np.random.default_rng(0)
     frame = frame_from_rgb(rng.integers(0, 255, (300, 400, 3)).astype(np.uint8), 0)
@@ -106,6 +150,8 @@ def main() -> None:
     )
     results["load, s"] = round(load_s, 2)
     results["sidecar, bytes a face and frame"] = {name: face_bytes(reader.model) for name, reader in readers.items()}
+    for clip in given.clip or [Path(__file__).parent.parent / "examples" / "clip.mp4"]:
+        results[f"agreement, {clip.stem}"] = agreement(clip, 12 if given.quick else 60)
     for name, value in results.items():
         print(f"{name}: {value}")
     method = f"thread time of one core, medians of {rounds} rounds in turn; seeded weights, a stand-in for BFM"

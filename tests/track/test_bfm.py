@@ -5,9 +5,11 @@ from __future__ import annotations
 import math
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
+from fractions import Fraction
 from functools import cache
 from pathlib import Path
 
+import av
 import numpy as np
 import pytest
 import torch
@@ -16,7 +18,8 @@ from safetensors.torch import save_file
 from torch import Tensor, nn
 
 from vidrestore.blend.outline import coarse_outline, mesh_mask
-from vidrestore.config import RestoreConfig, TrackOptions
+from vidrestore.config import RestoreConfig, TrackOptions, load_config
+from vidrestore.decode.reader import VideoReader
 from vidrestore.errors import ConfigError, WeightsError
 from vidrestore.geometry import Affine, apply, box_iou, invert, mean_scale
 from vidrestore.morphable.align import FIVE_OF_68, d3dfr_from_display
@@ -27,17 +30,18 @@ from vidrestore.morphable.files import load_vr468, save_model
 from vidrestore.morphable.model import Face, MorphableModel
 from vidrestore.morphable.reduced import reduced
 from vidrestore.morphable.render import render
-from vidrestore.morphable.synthetic import synthetic_bfm, synthetic_model
+from vidrestore.morphable.synthetic import SyntheticD3dfr, synthetic_bfm, synthetic_model
+from vidrestore.morphable.template import FFHQ_TEMPLATE_512
 from vidrestore.picture import frame_from_rgb, info_of_frames
-from vidrestore.pipeline import load_bfm, track_frames
+from vidrestore.pipeline import RestoredVideo, _tracked, load_bfm, load_finder, restore, track_frames
 from vidrestore.restoration.motion import mesh_in_crop, mesh_motion
 from vidrestore.restoration.weights import Receipt, WeightStore, sha256_of
-from vidrestore.sidecar import Replay, SidecarWriter
+from vidrestore.sidecar import Replay, SidecarWriter, sidecar_path
 from vidrestore.track.bfm import BfmReader, BfmSource, TrackerFrame
 from vidrestore.track.face import FaceModel
 from vidrestore.track.mesh import MeshTracker
 from vidrestore.track.tracker import make_tracker
-from vidrestore.types import Detections, Frame, MeshTopology, TrackedFrame
+from vidrestore.types import CropContext, Detections, Frame, MeshTopology, TrackedFrame
 
 SIZE = 200
 CAMERA = Camera(380.0, SIZE, 10.0)  # of the scene: eyes 25 px apart
@@ -292,6 +296,86 @@ def test_two_people_keep_their_ids() -> None:
         first, second = sorted(places.values())
         assert abs(first - scene(t.frame.index)[0].five.mean(0)[0]) < 2.0
         assert abs(second - scene(t.frame.index)[1].five.mean(0)[0]) < 2.0
+
+
+# --- real faces, with our own regressor in D3DFR's place -----------------------------------------------------------
+
+
+@cache
+def stand_in() -> BfmSource:
+    return BfmSource(SyntheticD3dfr(bfm()), bfm())
+
+
+def test_a_real_clip_is_followed_as_with_our_own_model(face_clip: Path) -> None:
+    """Unit, nod, origin, vertices, coefficients, crop and camera are others; the faces are the same."""
+    runs = []
+    for model in ("vr468", "bfm"):
+        config = RestoreConfig(track=TrackOptions(model=model))
+        with VideoReader(face_clip) as reader:
+            frames = (frame for frame, _ in zip(reader.decode(), range(24), strict=False))
+            runs.append(list(_tracked(frames, reader.info, config, load_finder(config), bfm=stand_in())))
+    own, other = (model.landmarks.numpy() for model in (load_vr468(), stand_in().mesh))
+    for ours, theirs in zip(*runs, strict=True):
+        assert [track.id for track in ours.tracks] == [track.id for track in theirs.tracks]
+        for a, b in zip(ours.tracks, theirs.tracks, strict=True):
+            assert a.mesh is not None
+            assert b.mesh is not None
+            assert a.pose is not None
+            assert b.pose is not None
+            eyes = float(np.linalg.norm(a.alignment[1] - a.alignment[0]))
+            assert float(box_iou(a.box, b.box)[0, 0]) > 0.85
+            assert np.linalg.norm(a.alignment - b.alignment, axis=1).mean() < 0.08 * eyes
+            assert np.linalg.norm(a.mesh[own, :2] - b.mesh[other, :2], axis=1).mean() < 0.08 * eyes
+            turns = np.subtract((a.pose.yaw, a.pose.pitch, a.pose.roll), (b.pose.yaw, b.pose.pitch, b.pose.roll))
+            assert np.abs(turns).max() < 0.15
+    assert sum(len(tracked.tracks) for tracked in runs[1]) >= 24
+
+
+class Sharpen:
+    """A restorer that takes no time."""
+
+    size, is_pure, template, device = 64, True, FFHQ_TEMPLATE_512, DEVICE
+
+    def restore(self, images: Tensor, context: CropContext | None = None) -> Tensor:
+        assert context is None or all(track.topology is not None for track in context.tracks)
+        soft = torch.nn.functional.avg_pool2d(images, 5, 1, 2)
+        return (images + 0.8 * (images - soft)).clamp(-1, 1)
+
+
+def test_a_run_and_its_replay_give_the_same_pixels(
+    face_clip: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Masks and steadiness come from the Basel mesh in both; the replay has none of the user's files."""
+    clip, output = cut(face_clip, tmp_path / "short.mkv", 8), tmp_path / "out.mkv"
+    with monkeypatch.context() as patch:
+        patch.setattr("vidrestore.pipeline.load_bfm", lambda config: stand_in())
+        config = load_config(overrides={"encode": {"codec": "ffv1"}, "track": {"model": "bfm"}})
+        result = restore(clip, output, config, restorer=Sharpen(), sidecar=True)
+    assert result.num_faces >= 8
+    with VideoReader(output) as reader:
+        first = [frame.planes for frame in reader.decode()]
+    with RestoredVideo(clip, restorer=Sharpen(), tracks=sidecar_path(output)) as video:
+        for planes, again in zip(first, video, strict=True):
+            assert again.tracks
+            for a, b in zip(planes, again.frame.planes, strict=True):
+                np.testing.assert_array_equal(a, b)
+
+
+def cut(clip: Path, target: Path, count: int) -> Path:
+    """Its first frames, losslessly."""
+    with av.open(str(clip)) as source, av.open(str(target), "w") as out:
+        stream = out.add_stream("ffv1", rate=25)
+        stream.width, stream.height, stream.pix_fmt = 384, 256, "yuv420p"
+        for index, shown in zip(range(count), source.decode(video=0), strict=False):
+            shown.pts, shown.time_base = index, Fraction(1, 25)
+            out.mux(stream.encode(shown))
+        out.mux(stream.encode(None))
+    return target
+
+
+def test_the_stand_in_reads_only_its_own_model() -> None:
+    with pytest.raises(ValueError, match="with its own scale and nod"):
+        SyntheticD3dfr(synthetic_bfm(0, scale=2.0))
 
 
 # --- the model in the tracker's frame -------------------------------------------------------------------------------

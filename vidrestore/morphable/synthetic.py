@@ -12,14 +12,23 @@ from __future__ import annotations
 
 import math
 
+import numpy as np
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
-from vidrestore.morphable.coefficients import WIDTHS
+from vidrestore.geometry import apply, compose, estimate_similarity, invert, mean_scale, scale_about_pixel_edges
+from vidrestore.morphable.align import CROP_SIZE, FIVE_OF_68, d3dfr_from_display, warp
+from vidrestore.morphable.camera import Camera
+from vidrestore.morphable.coefficients import WIDTHS, Coefficients, join, split
 from vidrestore.morphable.files import load_vr468
 from vidrestore.morphable.model import NUM_LANDMARKS, MorphableModel
+from vidrestore.morphable.regressor import REGRESSOR_SIZE, load_regressor
+from vidrestore.morphable.template import FFHQ_TEMPLATE_512
 
-__all__ = ["synthetic_bfm", "synthetic_model"]
+__all__ = ["SyntheticD3dfr", "synthetic_bfm", "synthetic_model"]
+
+BFM_SCALE, BFM_NOD = 1.1, 0.06
+"""Of the stand-in for BFM against ``vr468``: its unit, and the radians by which its mean face looks down."""
 
 HALF_WIDTH, HALF_HEIGHT, HALF_DEPTH = 0.85, 1.1, 0.8
 """Half axes; the published mean face measures about 1.6 x 2.0 x 1.3 decimetres."""
@@ -63,7 +72,7 @@ def synthetic_model(rows: int = 13, columns: int = 11) -> MorphableModel:
     )
 
 
-def synthetic_bfm(subdivisions: int = 1, *, scale: float = 1.1, nod: float = 0.06) -> MorphableModel:
+def synthetic_bfm(subdivisions: int = 1, *, scale: float = BFM_SCALE, nod: float = BFM_NOD) -> MorphableModel:
     """``vr468`` in other clothes: a face whose model stands in for BFM 2009's.
 
     Args:
@@ -85,13 +94,11 @@ def synthetic_bfm(subdivisions: int = 1, *, scale: float = 1.1, nod: float = 0.0
     for _ in range(subdivisions):
         triangles, step = _subdivided(triangles, len(between))
         between = step @ between
-    turn = scale * MorphableModel.rotation(torch.tensor([[nod, 0.0, 0.0]]))[0]
+    turn = scale * _nodded(nod)
 
     def basis(columns: Tensor, turn: Tensor) -> Tensor:
         axes = torch.einsum("nv,vak,ab->nbk", between, columns.view(-1, 3, columns.shape[1]), turn)
-        width = columns.shape[1]
-        mixture = torch.eye(width) - 2.0 / width  # Householder's reflection at (1, ..., 1)
-        return axes.reshape(-1, width) @ mixture
+        return _mixed(axes.reshape(-1, columns.shape[1]))
 
     mean = between @ own.mean_shape @ turn
     assert own.skin is None or isinstance(own.skin, Tensor)
@@ -105,6 +112,60 @@ def synthetic_bfm(subdivisions: int = 1, *, scale: float = 1.1, nod: float = 0.0
         own.landmarks,
         skin=None if own.skin is None else between @ own.skin.float() > 0.5,
     )
+
+
+class SyntheticD3dfr(nn.Module):
+    """Our regressor in the place of D3DFR: reads real faces, in its view, as coefficients of :func:`synthetic_bfm`.
+
+    So whatever wants a Basel face can be tried on real pictures without anybody's files. What it says of a face is what
+    our regressor says of the same pixels, but for the view: it shows less around the face.
+
+    Args:
+        model: of :func:`synthetic_bfm`, with any subdivisions and its own scale and nod.
+    """
+
+    def __init__(self, model: MorphableModel) -> None:
+        super().__init__()
+        self._network = load_regressor()
+        own = load_vr468()
+        mean = own.mean_shape @ (BFM_SCALE * _nodded(BFM_NOD))
+        self._origin = model.mean_shape[0] - mean[0]  # the first vertices are those of vr468
+        if not torch.allclose(model.mean_shape[: len(mean)], mean + self._origin, atol=1e-4):
+            raise ValueError("the model must be one of synthetic_bfm, with its own scale and nod")
+        face = np.stack([own.mean_shape[own.landmarks[list(which)]].mean(0).numpy() for which in FIVE_OF_68])
+        five = face[:, :2] * [100.0, -100.0]  # seen from the front
+        crop = estimate_similarity(five, apply(scale_about_pixel_edges(REGRESSOR_SIZE / 512), FFHQ_TEMPLATE_512))
+        self._crop_from_view = compose(crop, invert(d3dfr_from_display(five)))
+        self._crop_from_view[:, :2] = mean_scale(self._crop_from_view) * np.eye(2)  # a degree of turn less
+
+    def forward(self, views: Tensor) -> Tensor:
+        """(B, 3, 224, 224) RGB in [0, 1], aligned as D3DFR's -> (B, 257)."""
+        maps = torch.from_numpy(self._crop_from_view).expand(len(views), 2, 3)
+        read = split(self._network(warp(2.0 * views - 1.0, maps, REGRESSOR_SIZE)))
+        near, there = Camera().scaled(REGRESSOR_SIZE), Camera().scaled(CROP_SIZE)
+        step, shift = float(self._crop_from_view[0, 0]), self._crop_from_view[:, 2]
+        pixels = near.focal / (near.distance - read.translation[:, 2])  # of the crop, per unit of vr468
+        x = (near.centre_px + pixels * read.translation[:, 0] - float(shift[0])) / step
+        y = (near.centre_px - pixels * read.translation[:, 1] - float(shift[1])) / step
+        depth = there.focal * BFM_SCALE * step / pixels
+        place = (
+            torch.stack([(x - there.centre_px) * depth, (there.centre_px - y) * depth, 0.0 * depth], 1) / there.focal
+        )
+        place[:, 2] = there.distance - depth
+        angles = read.angles - read.angles.new_tensor([BFM_NOD, 0.0, 0.0])
+        place = place - (self._origin.to(place) @ MorphableModel.rotation(angles)).view(-1, 3)
+        kinds = (_mixed(read.identity), _mixed(read.expression), _mixed(read.texture))
+        return join(Coefficients(*kinds, angles, read.lighting, place))
+
+
+def _nodded(nod: float) -> Tensor:
+    """(3, 3), points @ this."""
+    return MorphableModel.rotation(torch.tensor([[nod, 0.0, 0.0]]))[0]
+
+
+def _mixed(columns: Tensor) -> Tensor:
+    """(N, K) with its columns mixed by Householder's reflection at (1, ..., 1), which is its own inverse."""
+    return columns - 2.0 * columns.mean(1, keepdim=True)
 
 
 def _subdivided(triangles: Tensor, count: int) -> tuple[Tensor, Tensor]:
