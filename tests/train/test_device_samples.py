@@ -160,15 +160,37 @@ def test_samples_of_generated_faces_are_whole(small: StepGenerator) -> None:
         made(plans, "cpu", size=32)
 
 
+def test_levels_have_noise_and_the_finer_ones_may_be_of_somebody_else(small: StepGenerator) -> None:
+    styles = small.styles(range(100))
+    assert torch.equal(small.levels(range(100), styles), styles[:, None].expand(-1, 4, -1))
+    parts = {"mapping": small.mapping, "generator": small.generator, "mean": small.mean}
+    noisy = StepGenerator(48, 3, "cpu", noise=0.2, **parts)  # type: ignore[arg-type]
+    away = noisy.levels(range(100), styles) - styles[:, None]
+    assert float(away.std()) == pytest.approx(0.2 * noisy.spread, rel=0.03)
+    assert abs(float(torch.corrcoef(away[:, :2].transpose(0, 1).flatten(1))[0, 1])) < 0.1  # each level its own
+    with torch.random.fork_rng(devices=[]):
+        deep = StyleGenerator(GeneratorDims(style=16, base=8, channels=(8,) * 6))
+    mixed = StepGenerator(48, 3, "cpu", mapping=small.mapping, generator=deep, mean=small.mean, mixed=0.5)
+    levels = mixed.levels(range(100), styles)
+    assert torch.equal(levels[:, :4], styles[:, None].expand(-1, 4, -1))
+    assert 0.35 < float((levels[:, -1] != styles).any(1).double().mean()) < 0.65
+    assert mixed.pictures(levels[:2]).shape == (2, 3, 48, 48)
+    assert torch.allclose(levels[7:9], mixed.levels([7, 8], styles[7:9]), atol=1e-6)
+
+
 # --- trainings -------------------------------------------------------------------------------------------------------
 
 
-def tiny(side: int, seed: int, device: str, *, mean: torch.Tensor | None = None) -> StepGenerator:
+def tiny(
+    side: int, seed: int, device: str, *, mean: object = None, noise: float = 0.0, mixed: float = 0.0
+) -> StepGenerator:
     """Stands in for the published generator, which takes a second a face on a CPU; the same styles of 512."""
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(1)
         net = StyleGenerator(GeneratorDims(style=512, base=8, channels=(8, 8, 8, 8)))
-        return StepGenerator(side, seed, device, mapping=Mapping(512, 1), generator=net, mean=torch.zeros(512))
+        return StepGenerator(
+            side, seed, device, mapping=Mapping(512, 1), generator=net, mean=torch.zeros(512), noise=noise, mixed=mixed
+        )
 
 
 def parameters(folder: Path) -> list[torch.Tensor]:
@@ -238,6 +260,10 @@ def test_what_cannot_be_had_is_an_error(folder: Path) -> None:
         with pytest.raises(ConfigError, match=r"wants data\.on_device"):
             load(shipped_config(name), faces)
     whole = mobile.load_config(shipped_config("mobile_smoke"), [*faces, "data.on_device=true"])
+    with pytest.raises(ConfigError, match=r"data\.mixed are of faces"):
+        loop.load_config(shipped_config("compact_smoke"), [f"data.faces={folder}", "data.mixed=0.5"])
+    with pytest.raises(ConfigError, match=r"data\.mixed from 0 to 1"):
+        loop.load_config(shipped_config("compact_smoke"), [*faces, "data.on_device=true", "data.mixed=1.5"])
     with pytest.raises(ConfigError, match="teacher's points"):
         replace(whole, phase=(mobile.Phase(landmark=0.1),))
     with pytest.raises(ConfigError, match=r"unset data\.samples"):

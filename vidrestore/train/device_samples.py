@@ -54,12 +54,14 @@ __all__ = [
     "PlannedWide",
     "StepGenerator",
     "check_options",
+    "check_styles",
     "device_batches",
     "made",
     "make_clean",
 ]
 
-_LATENT = 13  # stream of random numbers
+_LATENT, _LEVELS = 13, 14  # streams of random numbers
+_FIRST_MIXED = 4  # level of 64 px: coarser ones say how a head is turned, and a mixture of two would be neither
 _AT_ONCE = 8  # faces that the generator makes in one pass: a map of its last block is 64 MB a face
 
 
@@ -75,6 +77,20 @@ def check_options(*, on_device: bool, generated_in_step: bool, samples: str | No
         raise ConfigError("data.generated_in_step wants data.on_device = true: workers have no generator")
     if on_device and samples is not None:
         raise ConfigError(f"data.on_device makes samples in the step; unset data.samples, got {samples!r}")
+
+
+def check_styles(noise: float, mixed: float, *, generated_in_step: bool) -> None:
+    """Raises ConfigError for shares that are none, and for styles of faces that are not generated.
+
+    Args:
+        noise: ``data.style_noise``.
+        mixed: ``data.mixed``.
+        generated_in_step: faces are generated in the step.
+    """
+    if not (noise >= 0.0 and 0.0 <= mixed <= 1.0):
+        raise ConfigError(f"data.style_noise must be 0 or more and data.mixed from 0 to 1, got {noise} and {mixed}")
+    if max(noise, mixed) > 0.0 and not generated_in_step:
+        raise ConfigError("data.style_noise and data.mixed are of faces with data.generated_in_step = true")
 
 
 @dataclass(frozen=True, slots=True)
@@ -221,6 +237,8 @@ class StepGenerator:
         mapping: z to w; None is the published one.
         generator: w to pictures; None is the published one.
         mean: (512,) style that faces are drawn towards; None is that of ``vidrestore train faces``.
+        noise: deviation of the noise on each level's style, in shares of the spread of styles.
+        mixed: share of faces whose finer levels, from 64 px or later on, have the style of somebody else.
 
     Raises:
         ConfigError: ``random-face`` is not installed.
@@ -235,16 +253,35 @@ class StepGenerator:
         mapping: Mapping | None = None,
         generator: StyleGenerator | None = None,
         mean: Tensor | None = None,
+        noise: float = 0.0,
+        mixed: float = 0.0,
     ) -> None:
         self.side, self.seed, self.device = side, seed, torch.device(device)
         self.mapping = (mapping or load_mapping()).to(device).requires_grad_(False)
         self.generator = (generator or load_generator()).to(device).requires_grad_(False).eval()
         self.mean = (mean_style() if mean is None else mean).to(device)
+        self.noise, self.mixed = noise, mixed
+        self.spread = float((self.styles(range(512)) - self.mean).square().mean().sqrt())
+        """Root mean square of a style's way from the mean, per number."""
 
-    @torch.no_grad()
     def styles(self, numbers: Sequence[int]) -> Tensor:
         """(B, 512) styles of faces; a face depends on (seed, number) alone."""
-        rngs = [rng_at(self.seed, _LATENT, number) for number in numbers]
+        return self._styles([rng_at(self.seed, _LATENT, number) for number in numbers])
+
+    def levels(self, numbers: Sequence[int], styles: Tensor) -> Tensor:
+        """(B, 1 + blocks, 512) styles of each level of the generator, of (B, 512): with noise, and mixed."""
+        count = 1 + len(self.generator.blocks)
+        levels = styles[:, None].repeat(1, count, 1)
+        rngs = [rng_at(self.seed, _LEVELS, number) for number in numbers]
+        noise = np.stack([rng.standard_normal((count, styles.shape[1]), np.float32) for rng in rngs])
+        starts = [int(rng.integers(_FIRST_MIXED, count)) if rng.random() < self.mixed else count for rng in rngs]
+        others = self._styles(rngs)
+        for own, other, start in zip(levels, others, starts, strict=True):
+            own[start:] = other
+        return levels + self.noise * self.spread * torch.from_numpy(noise).to(self.device)
+
+    @torch.no_grad()
+    def _styles(self, rngs: Sequence[np.random.Generator]) -> Tensor:
         z = np.stack([rng.standard_normal(self.mean.shape[0], np.float32) for rng in rngs])
         psi = np.array([[rng.uniform(*PSI)] for rng in rngs], np.float32)
         w = self.mapping(torch.from_numpy(z).to(self.device))
@@ -253,7 +290,7 @@ class StepGenerator:
 
     @torch.no_grad()
     def pictures(self, styles: Tensor) -> Tensor:
-        """(B, 3, side, side) RGB in [0, 1] of (B, 512), averaged over areas as those that are kept on disk."""
+        """(B, 3, side, side) RGB in [0, 1] of (B, 512) or (B, 1 + blocks, 512), averaged over areas as on disk."""
         made = [
             functional.interpolate(((self.generator(part) + 1.0) / 2.0).clamp(0.0, 1.0), size=self.side, mode="area")
             for part in torch.split(styles, _AT_ONCE)
@@ -298,8 +335,9 @@ def made(
     """
     styles = None
     if generator is not None:
-        styles = generator.styles([plan.number for plan in plans])
-        faces = generator.pictures(styles)
+        numbers = [plan.number for plan in plans]
+        styles = generator.styles(numbers)
+        faces = generator.pictures(generator.levels(numbers, styles))
     else:
         faces = _on(device, np.stack([_known(plan.face) for plan in plans]))
     clean = make_clean(plans, faces, size=size, crop=crop or size, mode=mode)

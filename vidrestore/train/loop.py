@@ -25,7 +25,14 @@ from vidrestore.morphable.prior import ShapePrior
 from vidrestore.restoration.compact import CompactDims, CompactNet, load_compact, save_compact
 from vidrestore.train.align import training_faces
 from vidrestore.train.data import FaceCache, FacePairs, FacePlans, HeldOut, Mix, batches, split_held_out
-from vidrestore.train.device_samples import EndlessFaces, PlannedFaces, StepGenerator, check_options, device_batches
+from vidrestore.train.device_samples import (
+    EndlessFaces,
+    PlannedFaces,
+    StepGenerator,
+    check_options,
+    check_styles,
+    device_batches,
+)
 from vidrestore.train.gan import PatchCritic, critic_optimiser, hinge_fooling, teach_critic
 from vidrestore.train.losses import (
     absolute_error,
@@ -100,6 +107,11 @@ class DataOptions:
     approximated (:mod:`vidrestore.train.degrade_codecs`). For a GPU: on a CPU it takes about twice as long."""
     generated_in_step: bool = False
     """The clean faces, too: generated and seen once. ``faces`` are for validation only. Wants ``on_device``."""
+    style_noise: float = 0.0
+    """Noise on the style of each level of the generator, in shares of the spread of styles: a face that no single style
+    makes, so that a network leans on its input."""
+    mixed: float = 0.0
+    """Share of the generated faces whose finer levels have the style of somebody else."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -183,7 +195,9 @@ class TrainConfig:
         if not ends or ends != sorted(set(ends)) or ends[0] <= 0.0 or ends[-1] != 1.0:
             raise ConfigError(f"the phases' until must rise and end at 1.0, got {ends}")
         self.run.check_length()
-        check_options(on_device=self.data.on_device, generated_in_step=self.data.generated_in_step)
+        data = self.data
+        check_options(on_device=data.on_device, generated_in_step=data.generated_in_step)
+        check_styles(data.style_noise, data.mixed, generated_in_step=data.generated_in_step)
         for phase in self.phase:
             side = (phase.crop or self.data.size) - phase.shift
             if phase.perceptual > 0.0 and phase.window > side:
@@ -256,7 +270,9 @@ class _CompactTraining:
         if data.generated_in_step:
             held_out = found[: data.held_out]
             self.cache = EndlessFaces(data.cache_size)
-            self.generator = StepGenerator(data.cache_size, config.run.seed, config.run.device)
+            self.generator = StepGenerator(
+                data.cache_size, config.run.seed, config.run.device, noise=data.style_noise, mixed=data.mixed
+            )
         else:
             paths, held_out = split_held_out(found, data.held_out)
             self.cache = FaceCache(paths, data.cache_size, data.cache)

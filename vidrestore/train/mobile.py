@@ -41,6 +41,7 @@ from vidrestore.train.device_samples import (
     PlannedWide,
     StepGenerator,
     check_options,
+    check_styles,
 )
 from vidrestore.train.gan import PatchCritic, critic_optimiser, hinge_fooling, teach_critic
 from vidrestore.train.generator import load_generator, mean_style, styles_of
@@ -114,6 +115,9 @@ class DataOptions:
     generated_in_step: bool = False
     """The clean faces, too: generated and seen once, their styles known, not warped over meshes. ``faces`` are for
     validation only. Wants ``on_device``; no ``landmark``, whose points the teacher finds on the CPU."""
+    style_noise: float = 0.0
+    """Noise on the style of each level of the generator, in shares of the spread of styles: a face that no single style
+    makes, so that a network leans on its input."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -201,6 +205,7 @@ class MobileConfig:
             raise ConfigError(f"start must be compact, mobile, nothing or a weight file, got {self.start!r}")
         data = self.data
         check_options(on_device=data.on_device, generated_in_step=data.generated_in_step, samples=data.samples)
+        check_styles(data.style_noise, 0.0, generated_in_step=data.generated_in_step)
         if data.generated_in_step and any(p.landmark > 0.0 for p in self.phase):
             raise ConfigError(
                 "phase.landmark compares with the teacher's points, which faces generated in the step do not have: "
@@ -282,7 +287,7 @@ class _MobileTraining:
         self.styles: Tensor | None = None
         """(F, 512) of the training faces, where they were made before."""
         if data.generated_in_step:
-            generator = StepGenerator(data.cache_size, config.run.seed, device, mean=mean)
+            generator = StepGenerator(data.cache_size, config.run.seed, device, mean=mean, noise=data.style_noise)
             plans = PlannedWide(EndlessFaces(data.cache_size), size=data.size, seed=config.run.seed)
             self.source: SampleSource | DeviceStream = DeviceStream(
                 plans, size=data.size, device=device, workers=data.workers, generator=generator
