@@ -233,7 +233,8 @@ class FaceModel:
         points = np.stack(
             [camera.centre_px + placed[..., 0] * scale, camera.centre_px - placed[..., 1] * scale], axis=-1
         )
-        return LitFaces(shape, points, (texture * light) @ _LUMA, normals[..., 2])
+        luma = (texture * light) @ _LUMA
+        return LitFaces(shape, np.asarray(points, np.float32), np.asarray(luma, np.float32), normals[..., 2])
 
     def _normals(self, shape: NDArray[np.float32]) -> NDArray[np.float32]:
         """(B, V, 3) -> (B, V, 3), unit length."""
