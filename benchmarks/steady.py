@@ -3,6 +3,7 @@
     python benchmarks/steady.py --faces data/faces            # all clips
     python benchmarks/steady.py --faces data/faces --quick    # fewer and shorter ones
     python benchmarks/steady.py                               # the committed clip only
+    python benchmarks/steady.py --cost                        # what the step costs only
 
 Synthetic clips, so that the truth is known: a held-out face speaks (its lower lip goes down and up at about 3 Hz of
 25 frames a second), blinks twice and sways; the light over it falls by a fifth for a while. The clean frames are made
@@ -26,6 +27,10 @@ And the committed clip with truth (tests/clips/temporal.mkv) through tracker, ne
 measures of benchmarks/temporal.py: ``excess`` is the flicker of the restored faces above the clean ones' there, under
 the true mesh, of 255; mouth and lids are shares of the source's motion; ``sharpness`` is a slope as above. The
 tracker and the network run once: what differs between the rows is the step alone.
+
+On the CPU kernels do the step; the row "all, by torch" is the same by torch's own operations, as on other devices. The
+report's rows ``cost`` compare what both take of a face with a mesh, in turn in one process (``--cost``: these alone):
+processor time of one thread in ms a face, faces one by one and four together.
 """
 
 from __future__ import annotations
@@ -34,8 +39,10 @@ import argparse
 import io
 import math
 import time
+from collections.abc import Callable
 from dataclasses import dataclass
 from fractions import Fraction
+from functools import partial
 from pathlib import Path
 
 import av
@@ -43,13 +50,15 @@ import cv2
 import numpy as np
 import temporal
 import torch
-from common import write_report
+from common import summary, write_report
 from numpy.typing import NDArray
 from torch import Tensor
+from torch.nn import functional
 
 from vidrestore.blend.compositor import Compositor
 from vidrestore.config import RestoreConfig, RestoreOptions
 from vidrestore.evaluate.texture import Unwrapping
+from vidrestore.kernels.launch import limit_threads, thread_limit
 from vidrestore.morphable.files import load_vr468
 from vidrestore.picture import rgb_from_frame
 from vidrestore.pipeline import track_frames
@@ -63,11 +72,17 @@ SIZE, RATE = 256, 25
 FACES = (2, 14, 31, 47, 66, 85)
 """Numbers of held-out faces, chosen before any result was seen."""
 BLINKS = (18, 40)
-CANDIDATES: dict[str, SteadyOptions | None] = {
-    "network": None,
-    "exposure": SteadyOptions(weight=0.0),
-    "picture": SteadyOptions(exposure=0.0),
-    "all": SteadyOptions(),
+CANDIDATES: dict[str, Callable[[], Steadiness | None]] = {
+    "network": lambda: None,
+    "exposure": lambda: Steadiness(SteadyOptions(weight=0.0)),
+    "picture": lambda: Steadiness(SteadyOptions(exposure=0.0)),
+    "all": Steadiness,
+    "all, by torch": lambda: Steadiness(kernels=False),
+}
+COSTS: dict[str, Callable[[], Steadiness]] = {
+    f"{name}{by}": partial(Steadiness, SteadyOptions(exposure=exposure), kernels=kernels)
+    for name, exposure in (("picture", 0.0), ("all", 0.9))
+    for by, kernels in (("", True), (", by torch", False))
 }
 MOUTH, EYES = (80, 165, 177, 220), (70, 102, 186, 138)
 """x0, y0, x1, y1 in a crop of 256, around FFHQ's template."""
@@ -163,12 +178,12 @@ def context_of(index: int) -> CropContext:
 
 
 @torch.inference_mode()
-def held(case: Case, restored: Tensor, options: SteadyOptions | None) -> tuple[Clip, list[float]]:
+def held(case: Case, restored: Tensor, steadiness: Steadiness | None) -> tuple[Clip, list[float]]:
     """The clip at the true place, and the times of the step in ms."""
-    steadiness, pictures, times = Steadiness(options), [], []
+    pictures, times = [], []
     for i, (degraded, result) in enumerate(zip(tensor_of(case.degraded), restored, strict=True)):
         begin = time.thread_time()
-        if options is not None:
+        if steadiness is not None:
             result = steadiness.steady(degraded[None], result[None], context_of(i))[0]
         times.append((time.thread_time() - begin) * 1e3)
         picture = (result.permute(1, 2, 0).numpy() + 1.0) / 2.0
@@ -229,7 +244,7 @@ def figures(restored: Clip, clean: Clip) -> dict[str, float]:
     }
 
 
-def run(faces: Path, *, quick: bool, candidates: dict[str, SteadyOptions | None]) -> list[dict[str, object]]:
+def run(faces: Path, *, quick: bool, candidates: dict[str, Callable[[], Steadiness | None]]) -> list[dict[str, object]]:
     restorer = load_restorer(RestoreOptions(device="cpu"))
     paths = list_images(faces)
     numbers, num_frames = (FACES[:2], 50) if quick else (FACES, 60)
@@ -242,8 +257,8 @@ def run(faces: Path, *, quick: bool, candidates: dict[str, SteadyOptions | None]
                 case = case_of(paths[number], number, num_frames, damage, error_px)
                 with torch.inference_mode():
                     restored = torch.cat([restorer.restore(part) for part in tensor_of(case.degraded).split(10)])
-                for name, options in candidates.items():
-                    clip, ms = held(case, restored, options)
+                for name, make in candidates.items():
+                    clip, ms = held(case, restored, make())
                     rows[name].append(figures(clip, case.clean))
                     times[name] += ms[2:]
             mean = {name: {key: float(np.mean([r[key] for r in of])) for key in of[0]} for name, of in rows.items()}
@@ -277,18 +292,18 @@ class Once:
 
 
 class Held(FaceRestorer):
-    """The stage with given strengths."""
+    """The stage with a given step."""
 
-    def use(self, options: SteadyOptions | None) -> Held:
-        self._steadiness = None if options is None else Steadiness(options)
+    def use(self, steadiness: Steadiness | None) -> Held:
+        self._steadiness = steadiness
         return self
 
 
 def restored_clip(
-    clip: temporal.Clip, tracked: list[TrackedFrame], network: Once, options: SteadyOptions | None
+    clip: temporal.Clip, tracked: list[TrackedFrame], network: Once, steadiness: Steadiness | None
 ) -> temporal.Run:
     config = RestoreConfig()
-    faces = Held(config.restore, clip.info, network).use(options)
+    faces = Held(config.restore, clip.info, network).use(steadiness)
     compositor, pictures = Compositor(config.blend), []
     for begin in range(0, len(tracked), 4):
         part = tracked[begin : begin + 4]
@@ -312,7 +327,7 @@ def sharpness_of_faces(clip: temporal.Clip, done: temporal.Run, people: list[lis
     return float(sums[0] / sums[1])
 
 
-def run_clip(candidates: dict[str, SteadyOptions | None]) -> list[dict[str, object]]:
+def run_clip(candidates: dict[str, Callable[[], Steadiness | None]]) -> list[dict[str, object]]:
     folder = Path(__file__).parent.parent / "tests" / "clips"
     names = [folder / f"temporal{end}" for end in (".mkv", "_clean.mkv", ".json")]
     clip = temporal.open_clip("temporal", names[0], names[1], names[2])
@@ -321,8 +336,8 @@ def run_clip(candidates: dict[str, SteadyOptions | None]) -> list[dict[str, obje
     people, model = temporal.people_of(clip, None), load_vr468()
     flat = Unwrapping(model.mean_shape.double().numpy() * [1.0, -1.0, -1.0], model.triangles.numpy(), 128)
     results: list[dict[str, object]] = []
-    for name, options in candidates.items():
-        done = restored_clip(clip, tracked, network, options)
+    for name, make in candidates.items():
+        done = restored_clip(clip, tracked, network, make())
         row = temporal.excess(clip, done, people, flat) | temporal.motion(clip, done, people, flat)
         row["sharpness"] = sharpness_of_faces(clip, done, people)
         results.append({"clip": clip.name, "held": name, **{key: round(value, 3) for key, value in row.items()}})
@@ -330,13 +345,57 @@ def run_clip(candidates: dict[str, SteadyOptions | None]) -> list[dict[str, obje
     return results
 
 
+@torch.inference_mode()
+def run_costs(*, quick: bool) -> list[dict[str, object]]:
+    """Time of the step for a face that sways, has a mesh and fresh noise, ms a face."""
+    rng = torch.Generator().manual_seed(0)
+    texture = functional.interpolate(torch.randn(1, 3, 40, 40, generator=rng), SIZE, mode="bicubic") * 0.2
+    rest = load_vr468().mean_shape.numpy() * [1.0, -1.0, 1.0] * (SIZE / 3) + [SIZE / 2, SIZE / 2, 0.0]
+    limit, results = thread_limit(), []
+    limit_threads(1)
+    for batch in (1, 4):
+        steps = {name: make() for name, make in COSTS.items()}
+        times: dict[str, list[float]] = {name: [] for name in steps}
+        for turn in range(60 if quick else 240):
+            frames = tuple(range(batch * turn, batch * turn + batch))
+            tracks = tuple(
+                Track(
+                    0,
+                    np.zeros(4, np.float32),
+                    template(SIZE).astype(np.float32),
+                    1.0,
+                    mesh=(rest + np.array([2.0 * math.sin(0.3 * frame), 0.0, 0.0])).astype(np.float32),
+                )
+                for frame in frames
+            )
+            maps = np.tile(np.eye(2, 3), (batch, 1, 1))
+            context = CropContext(tracks, frames, maps, maps, np.zeros(batch, np.float32))
+            crops, restored = (
+                texture + noise * torch.randn(batch, 3, SIZE, SIZE, generator=rng) for noise in (0.02, 0.05)
+            )
+            for name, step in steps.items():
+                begin = time.thread_time()
+                step.steady(crops, restored, context)
+                times[name].append((time.thread_time() - begin) * 1e3 / batch)
+        for name, of in times.items():
+            results.append({"cost": name, "faces_together": batch, **summary(of[4:])})  # the first compile, then begin
+            print(results[-1], flush=True)
+    limit_threads(limit)
+    return results
+
+
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0] if __doc__ else "")
     parser.add_argument("--faces", type=Path, help="folder of aligned faces, 0 to 127 held out")
     parser.add_argument("--quick", action="store_true", help="two faces of 50 frames")
+    parser.add_argument("--cost", action="store_true", help="what the step costs, and nothing else")
     arguments = parser.parse_args()
     torch.set_num_threads(1)
-    results = run_clip(CANDIDATES)
+    results = run_costs(quick=arguments.quick)
+    if arguments.cost:
+        print(write_report("steady_cost", "the step by kernels and by torch in turn, one thread", results))
+        return
+    results += run_clip(CANDIDATES)
     if arguments.faces is not None:
         results += run(arguments.faces, quick=arguments.quick, candidates=CANDIDATES)
     method = "the committed clip; synthetic clips: speech, two blinks, sway, a change of light; compact, one thread"

@@ -1,4 +1,4 @@
-"""Where a face held along its track went and how far it may be held there, cell by cell: ``follow_crop``.
+"""Where a held face went and how far it may be held there, cell by cell: ``follow_crop`` and ``mesh_maps``.
 
 For a grid of G x G cells, with ``e`` the degraded crop kept of the frames before, ``n`` the one of now (three channels
 each), and what the mesh says of the motion:
@@ -24,6 +24,7 @@ All 20 grids of 16 KB (G = 64) stay in the second cache.
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -31,19 +32,25 @@ from numpy.typing import NDArray
 
 from vidrestore.errors import KernelError
 from vidrestore.kernels.launch import jit, part_jit
+from vidrestore.kernels.rasterize import draw
 
 __all__ = [
     "CHANCE",
     "DAMPING",
+    "FAR",
+    "FLAT",
     "LEAST_SCALE",
     "LIGHT_REACH",
     "LUMA",
+    "MIDDLE_HEIGHT",
+    "MIDDLE_Y",
     "REACH",
     "REWEIGHTINGS",
     "ROBUST",
     "UNLIKE",
     "FollowOptions",
     "follow_crop",
+    "mesh_maps",
     "shrink_crops",
 ]
 
@@ -64,6 +71,14 @@ UNLIKE = 3.0
 """Cells that changed by so many times the median change count half for the light: a hand is no lamp."""
 LEAST_SCALE = 1e-3
 """Added to that many times the median, of [-1, 1]: rounding of 8 bits is no change."""
+
+MIDDLE_HEIGHT, MIDDLE_Y = 1.6, 0.05
+"""How much a place of the crop counts for the motion of the whole: h (1 - x² - (y - y0)²), in [0, 1]: 1 over the face
+of the FFHQ template, 0 at the crop's border, where another motion may be."""
+FLAT = 1e-9
+"""Share of the squared spread of a mesh's vertices, below which their determinant counts as none."""
+FAR = 4.0
+"""Crop sizes between the camera and a mesh that is drawn: as good as no perspective."""
 
 _NUM_MAPS = 6
 _NUM_SCRATCH = 11
@@ -93,7 +108,7 @@ def follow_crop(
     quick: NDArray[np.float32],
     hole: NDArray[np.float32] | None,
     options: FollowOptions,
-) -> tuple[NDArray[np.float32], NDArray[np.float32]]:
+) -> tuple[NDArray[np.float32], NDArray[np.float32], bool]:
     """Motion, weights and light of a crop, and the degraded crop that is kept from now on.
 
     Args:
@@ -105,7 +120,8 @@ def follow_crop(
         options: strengths.
 
     Returns:
-        (6, G, G) maps for :func:`vidrestore.kernels.steady.hold_crop` and (3, G, G).
+        (6, G, G) maps for :func:`vidrestore.kernels.steady.hold_crop`; (3, G, G), finite; and whether all that
+        was given is finite too.
 
     Raises:
         KernelError: shapes or types that do not fit.
@@ -123,7 +139,7 @@ def follow_crop(
     motion[...] = 0.0 if mesh_motion is None else mesh_motion
     if _is_broken(earlier, now, motion):
         maps.fill(0.0)
-        return maps, now.copy()
+        return maps, np.nan_to_num(now, nan=0.0, posinf=0.0, neginf=0.0), False
     carried, scratch = np.empty((3, size, size), np.float32), np.empty((_NUM_SCRATCH, size, size), np.float32)
     line = np.empty(2 * size + 2 * max(REACH, LIGHT_REACH), np.float32)
     between, pair, rest = scratch[0], scratch[1:3], scratch[3:]
@@ -149,7 +165,7 @@ def follow_crop(
     _gate(a, b, least, options.slack, options.lively, options.open, quick, between)
     _smooth(pair[:1], 1, 1, between, line)
     _hold(now, motion, a, _NO_HOLE if hole is None else hole, options.weight, weights, carried)
-    return maps, carried
+    return maps, carried, True
 
 
 @jit
@@ -267,11 +283,11 @@ def _add_similarity(
     size, one = a.shape[0], np.float32(1.0)
     change, inside, misfit = scratch[4], scratch[5], scratch[6]  # 0 to 3: what the motion's four numbers would change
     weight, part = line[:size], line[size : 2 * size]
-    step, high = np.float32(2.0) / np.float32(size), np.float32(1.6)
+    step, high = np.float32(2.0) / np.float32(size), np.float32(MIDDLE_HEIGHT)
     _slopes(a, b, np.float32(size) * np.float32(0.125), scratch[0], scratch[1])
     for y in range(size):
         down = (np.float32(y) + np.float32(0.5)) * step - one
-        low = down - np.float32(0.05)
+        low = down - np.float32(MIDDLE_Y)
         for x in range(size):
             along = (np.float32(x) + np.float32(0.5)) * step - one
             scratch[2, y, x] = scratch[0, y, x] * along + scratch[1, y, x] * down
@@ -543,6 +559,102 @@ def _hold(
         for c in range(now.shape[0]):
             for x in range(size):
                 kept[c, y, x] = now[c, y, x] + weights[y, x] * (kept[c, y, x] - now[c, y, x])
+
+
+def mesh_maps(
+    pairs: Sequence[tuple[NDArray[np.float32], NDArray[np.float32]]],
+    size: int,
+    coarse: int,
+    triangles: NDArray[np.integer] | None,
+) -> NDArray[np.float32]:
+    """Where each cell of a later crop was in the earlier one, after a mesh; beside it after its best affine map.
+
+    Args:
+        pairs: N (earlier, later) meshes of V vertices, (V, 3) float32 in crop pixels, z towards the viewer.
+        size: S of those crops.
+        coarse: G.
+        triangles: (T, 3) of these meshes; None: not known, the affine map alone is taken.
+
+    Returns:
+        (N, 2, G, G) in halves of the crop.
+
+    Raises:
+        KernelError: shapes that do not fit, or an index out of range.
+    """
+    count = len(pairs[0][0]) if pairs else 0
+    if any(mesh.shape != (count, 3) or count == 0 for pair in pairs for mesh in pair):
+        raise KernelError(f"meshes must be ({count}, 3), got {[mesh.shape for pair in pairs for mesh in pair]}")
+    points, rest = np.empty((2, len(pairs), count, 2), np.float32)
+    depth, fits = np.empty((len(pairs), count), np.float32), np.empty((len(pairs), 3, 2))
+    for n, meshes in enumerate(pairs):
+        earlier, later = (np.ascontiguousarray(mesh, np.float32) for mesh in meshes)
+        _fit_mesh(earlier, later, size, coarse, points[n], depth[n], rest[n], fits[n])
+    if triangles is None:
+        maps = np.zeros((len(pairs), 2, coarse, coarse), np.float32)
+    else:
+        maps, _ = draw(points, depth, triangles, rest, coarse)
+    between, line = np.empty((coarse, coarse), np.float32), np.empty(coarse + 2, np.float32)
+    for found, fit in zip(maps, fits, strict=True):
+        _smooth(found, 1, 1, between, line)
+        _add_affine(found, fit)
+    return maps
+
+
+@jit
+def _fit_mesh(
+    earlier: NDArray[np.float32],
+    later: NDArray[np.float32],
+    size: int,
+    coarse: int,
+    points: NDArray[np.float32],
+    depth: NDArray[np.float32],
+    rest: NDArray[np.float32],
+    fit: NDArray[np.float64],
+) -> None:
+    """The affine map of least squares, (3, 2) for (x, y, 1); what vertices move beyond it; where they are drawn."""
+    count, unit, cell = later.shape[0], 2.0 / size, coarse / size
+    mean_x, mean_y, to_x, to_y = 0.0, 0.0, 0.0, 0.0
+    for v in range(count):
+        x, y = np.float64(later[v, 0]), np.float64(later[v, 1])
+        mean_x, mean_y = mean_x + x, mean_y + y
+        to_x, to_y = to_x + (np.float64(earlier[v, 0]) - x), to_y + (np.float64(earlier[v, 1]) - y)
+        points[v, 0], points[v, 1] = (x + 0.5) * cell - 0.5, (y + 0.5) * cell - 0.5
+        depth[v] = FAR * size - np.float64(later[v, 2])
+    mean_x, mean_y, to_x, to_y = mean_x / count, mean_y / count, to_x / count, to_y / count
+    xx, xy, yy = 0.0, 0.0, 0.0
+    x_to_x, x_to_y, y_to_x, y_to_y = 0.0, 0.0, 0.0, 0.0
+    for v in range(count):
+        x, y = np.float64(later[v, 0]) - mean_x, np.float64(later[v, 1]) - mean_y
+        p, q = np.float64(earlier[v, 0]) - mean_x - x - to_x, np.float64(earlier[v, 1]) - mean_y - y - to_y
+        xx, xy, yy = xx + x * x, xy + x * y, yy + y * y
+        x_to_x, x_to_y = x_to_x + x * p, x_to_y + x * q
+        y_to_x, y_to_y = y_to_x + y * p, y_to_y + y * q
+    determinant, spread = xx * yy - xy * xy, xx + yy
+    over = 1.0 / determinant if determinant > FLAT * spread * spread else 0.0
+    # in halves of the crop the linear part is the same; the shift is that of the mean
+    fit[0, 0], fit[0, 1] = (yy * x_to_x - xy * y_to_x) * over, (yy * x_to_y - xy * y_to_y) * over
+    fit[1, 0], fit[1, 1] = (xx * y_to_x - xy * x_to_x) * over, (xx * y_to_y - xy * x_to_y) * over
+    at_x, at_y = (mean_x + 0.5) * unit - 1.0, (mean_y + 0.5) * unit - 1.0
+    for c in range(2):
+        fit[2, c] = (to_x if c == 0 else to_y) * unit - fit[0, c] * at_x - fit[1, c] * at_y
+    for v in range(count):
+        x, y = (np.float64(later[v, 0]) + 0.5) * unit - 1.0, (np.float64(later[v, 1]) + 0.5) * unit - 1.0
+        for c in range(2):
+            moved = (np.float64(earlier[v, c]) - np.float64(later[v, c])) * unit
+            rest[v, c] = moved - (fit[0, c] * x + fit[1, c] * y + fit[2, c])
+
+
+@jit
+def _add_affine(maps: NDArray[np.float32], fit: NDArray[np.float64]) -> None:
+    size = maps.shape[-1]
+    step = np.float32(2.0) / np.float32(size)
+    for c in range(maps.shape[0]):
+        by_x, by_y, shift = np.float32(fit[0, c]), np.float32(fit[1, c]), np.float32(fit[2, c])
+        for y in range(size):
+            at_row = shift + by_y * ((np.float32(y) + np.float32(0.5)) * step - np.float32(1.0))
+            for x in range(size):
+                along = (np.float32(x) + np.float32(0.5)) * step - np.float32(1.0)
+                maps[c, y, x] += at_row + by_x * along
 
 
 def shrink_crops(crops: NDArray[np.float32], coarse: int) -> NDArray[np.float32]:

@@ -70,15 +70,13 @@ def hold_crop(
             raise KernelError(f"expected contiguous float32, got {array.dtype}")
     if size == 0:
         return True
-    drawn = np.empty((_NUM_MAPS, coarse, size), np.float32)
-    _draw_out(maps, drawn)
     states = np.zeros(size, np.float32)
     run_bands(
         partial(
             _hold_rows,
             earlier=earlier,
             now=now,
-            drawn=drawn,
+            maps=maps,
             sharpness=np.float32(sharpness),
             out=out,
             shown=shown,
@@ -89,21 +87,6 @@ def hold_crop(
         min_rows=64,
     )
     return not np.isnan(states).any()
-
-
-@jit
-def _draw_out(maps: NDArray[np.float32], drawn: NDArray[np.float32]) -> None:
-    """(6, G, G) -> (6, G, S), linear between the cells' centres along x; motion in pixels."""
-    coarse, size = maps.shape[-1], drawn.shape[-1]
-    cells, shares = _cells(coarse, size)
-    right, half = (1 if coarse > 1 else 0), np.float32(size) * np.float32(0.5)
-    for m in range(maps.shape[0]):
-        scale = half if m < 2 else np.float32(1.0)
-        for g in range(coarse):
-            row, line = maps[m, g], drawn[m, g]
-            for x in range(size):
-                left = row[cells[x]]
-                line[x] = scale * (left + shares[x] * (row[cells[x] + right] - left))
 
 
 @part_jit
@@ -124,15 +107,17 @@ def _hold_rows(
     last: int,
     earlier: NDArray[np.float32],
     now: NDArray[np.float32],
-    drawn: NDArray[np.float32],
+    maps: NDArray[np.float32],
     sharpness: np.float32,
     out: NDArray[np.float32],
     shown: NDArray[np.float32],
     states: NDArray[np.float32],
 ) -> None:
-    size, coarse = now.shape[-1], drawn.shape[1]
+    size, coarse = now.shape[-1], maps.shape[-1]
     cells, shares = _cells(coarse, size)
-    rows = np.empty((3, drawn.shape[0], size), np.float32)  # row modulo 3, map
+    drawn = np.empty((2, maps.shape[0], size), np.float32)  # row of cells modulo 2, map
+    in_first = in_second = -1
+    rows = np.empty((3, maps.shape[0], size), np.float32)  # row modulo 3, map
     lost = np.empty((3, 2, size), np.float32)
     moved = np.empty((3, 3, size), np.float32)  # row modulo 3, channel
     line, poison = np.empty(size, np.float32), np.zeros(size, np.float32)
@@ -143,10 +128,17 @@ def _hold_rows(
     for y in range(max(first - 1, 0), min(last, size - 1) + 1):
         slot = y % 3
         top, share = cells[y], shares[y]
-        for m in range(drawn.shape[0]):
+        for g in range(top, top + beside + 1):
+            if g % 2 == 0 and in_first != g:
+                _draw_row(maps, g, cells, shares, drawn[0])
+                in_first = g
+            elif g % 2 == 1 and in_second != g:
+                _draw_row(maps, g, cells, shares, drawn[1])
+                in_second = g
+        for m in range(maps.shape[0]):
             for x in range(size):
-                upper = drawn[m, top, x]
-                rows[slot, m, x] = upper + share * (drawn[m, top + beside, x] - upper)
+                upper = drawn[top % 2, m, x]
+                rows[slot, m, x] = upper + share * (drawn[(top + beside) % 2, m, x] - upper)
         _place(rows[slot, 0], np.float32(0.0), np.float32(1.0), sharpness, lost[slot, 0], places[0], parts[0])
         _place(rows[slot, 1], np.float32(y), np.float32(0.0), sharpness, lost[slot, 1], places[1], parts[1])
         for x in range(size):
@@ -163,6 +155,24 @@ def _hold_rows(
         _blend_row(size - 1, now, rows, lost, moved, line, out, shown, poison)
     for x in range(size):
         states[first] += poison[x]  # no other band writes there; NaN if any value is NaN or infinite
+
+
+@part_jit
+def _draw_row(
+    maps: NDArray[np.float32],
+    g: int,
+    cells: NDArray[np.int64],
+    shares: NDArray[np.float32],
+    drawn: NDArray[np.float32],
+) -> None:
+    """A row of cells of all maps, linear between the cells' centres along x; motion in pixels."""
+    size = drawn.shape[-1]
+    right, half = (1 if maps.shape[-1] > 1 else 0), np.float32(size) * np.float32(0.5)
+    for m in range(maps.shape[0]):
+        scale = half if m < 2 else np.float32(1.0)
+        for x in range(size):
+            left = maps[m, g, cells[x]]
+            drawn[m, x] = scale * (left + shares[x] * (maps[m, g, cells[x] + right] - left))
 
 
 @part_jit

@@ -5,8 +5,7 @@ from __future__ import annotations
 import numpy as np
 
 from vidrestore.kernels.composite import composite
-from vidrestore.kernels.follow import FollowOptions, follow_crop, shrink_crops
-from vidrestore.kernels.rasterize import draw
+from vidrestore.kernels.follow import FollowOptions, follow_crop, mesh_maps, shrink_crops
 from vidrestore.kernels.sample import sample_crops
 from vidrestore.kernels.steady import hold_crop
 from vidrestore.types import PixelFormat
@@ -36,12 +35,12 @@ def warm_up(pixel_format: PixelFormat) -> None:
 
 def _warm_up_holding() -> None:
     """A mesh of one triangle and a black crop that is held."""
-    points, depth = np.array([[[1, 1], [6, 1], [1, 6]]], np.float32), np.ones((1, 3), np.float32)
-    draw(points, depth, np.array([[0, 1, 2]]), points, 8)
+    mesh = np.array([[1, 1, 0], [6, 1, 0], [1, 6, 0]], np.float32)
+    mesh_maps([(mesh, mesh)], _SIDE, _SIDE // 4, np.array([[0, 1, 2]]))
     crop = np.zeros((3, _SIDE, _SIDE), np.float32)
     coarse = shrink_crops(crop[None], _SIDE // 4)[0]
     options = FollowOptions(
         weight=0.5, noise=1.0, slack=0.1, lively=0.5, open=2.0, noise_floor=0.01, noise_ceiling=0.1, light_step=0.01
     )
-    found, _ = follow_crop(coarse, coarse.copy(), None, coarse[0].copy(), None, options)
+    found, _, _ = follow_crop(coarse, coarse.copy(), None, coarse[0].copy(), None, options)
     hold_crop(crop, crop.copy(), found, sharpness=0.5, out=np.empty_like(crop), shown=np.empty_like(crop))

@@ -41,7 +41,9 @@ def parts(size: int, seed: int, shift: int = 2, noise: float = 0.02) -> tuple[_M
     return _Memory(place, 9, texture[0], earlier, torch.ones(()), None), now
 
 
-def followed(memory: _Memory, now: _Now, options: FollowOptions = OPTIONS) -> tuple[NDArray[np.float32], ...]:
+def followed(
+    memory: _Memory, now: _Now, options: FollowOptions = OPTIONS
+) -> tuple[NDArray[np.float32], NDArray[np.float32], bool]:
     mesh, hole = (None if part is None else part.numpy() for part in (now.mesh_motion, now.hole))
     return follow_crop(memory.degraded.numpy(), now.degraded.numpy(), mesh, now.lively.numpy(), hole, options)
 
@@ -52,7 +54,7 @@ def test_kernels_give_what_whole_pictures_give(size: int, seed: int, shift: int,
     memory, now = parts(size, seed, shift, noise)
     steadiness = Steadiness()
     maps, kept = steadiness.followed_by_torch(memory, now, 0.65)
-    got_maps, got_kept = (part.numpy() for part in steadiness._followed(memory, now, 0.65))
+    got_maps, got_kept = (part.numpy() for part in steadiness._followed(memory, now, 0.65)[:2])
     np.testing.assert_allclose(got_maps[:2] * (size / 2), maps[:2].numpy() * (size / 2), atol=2e-3)  # px
     np.testing.assert_allclose(got_maps[2], maps[2].numpy(), atol=2e-3)
     np.testing.assert_allclose(got_maps[3:], maps[3:].numpy(), atol=1e-4)
@@ -61,7 +63,7 @@ def test_kernels_give_what_whole_pictures_give(size: int, seed: int, shift: int,
 
 def test_what_is_not_trusted_is_not_held() -> None:
     memory, now = parts(64, 4)
-    maps, kept = followed(memory, now, FollowOptions(0.0, 1.2, 0.075, 0.8, 2.0, 0.004, 0.06, 0.016))
+    maps, kept, _ = followed(memory, now, FollowOptions(0.0, 1.2, 0.075, 0.8, 2.0, 0.004, 0.06, 0.016))
     assert not maps[2].any()
     assert np.array_equal(kept, now.degraded.numpy())
 
@@ -72,15 +74,17 @@ def test_what_is_not_finite_opens_the_gate_everywhere(where: str, bad: float) ->
     memory, now = parts(64, 1)
     assert now.mesh_motion is not None
     {"earlier": memory.degraded, "now": now.degraded, "mesh": now.mesh_motion}[where][1, 3, 5] = bad
-    maps, kept = followed(memory, now)
+    maps, kept, is_sound = followed(memory, now)
+    assert not is_sound
     assert not maps.any()
-    assert np.array_equal(kept, now.degraded.numpy(), equal_nan=True)
+    assert np.array_equal(kept, now.degraded.nan_to_num(0.0, 0.0, 0.0).numpy())
 
 
 def test_holes_are_never_held() -> None:
     memory, now = parts(64, 3)
     assert now.hole is not None
-    maps, _ = followed(memory, now)
+    maps, _, is_sound = followed(memory, now)
+    assert is_sound
     hole = now.hole.numpy() > 0.0
     assert not maps[2][hole].any()
     assert maps[2][~hole].any()

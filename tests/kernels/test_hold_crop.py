@@ -10,7 +10,7 @@ from torch import Tensor
 from vidrestore.errors import KernelError
 from vidrestore.kernels.launch import limit_threads, thread_limit
 from vidrestore.kernels.steady import hold_crop
-from vidrestore.restoration.motion import coarse_size, grow, hold, warp_sharp
+from vidrestore.restoration.motion import coarse_size, hold, hold_by_torch
 
 
 def parts(size: int, seed: int = 0) -> tuple[Tensor, Tensor, Tensor, Tensor, Tensor]:
@@ -25,15 +25,18 @@ def parts(size: int, seed: int = 0) -> tuple[Tensor, Tensor, Tensor, Tensor, Ten
 
 
 def held(earlier: Tensor, now: Tensor, motion: Tensor, weights: Tensor, light: Tensor) -> Tensor:
-    made = now.clone()
-    hold(earlier, made, torch.cat([motion, weights[None], light]))
+    made, shown, before = torch.empty_like(now), torch.empty_like(now), now.clone()
+    is_finite = hold(earlier, now, torch.cat([motion, weights[None], light]), made, shown)
+    assert torch.equal(made.nan_to_num(7.0), shown.nan_to_num(7.0))
+    assert is_finite == bool(made.isfinite().all())
+    assert torch.equal(now, before)
     return made
 
 
 def in_whole_pictures(earlier: Tensor, now: Tensor, motion: Tensor, weights: Tensor, light: Tensor) -> Tensor:
-    size = now.shape[-1]
-    carried = warp_sharp(earlier, grow(motion, size)) + grow(light, size)
-    return now + grow(weights, size) * (carried - now)
+    made = torch.empty_like(now)
+    hold_by_torch(earlier, now, torch.cat([motion, weights[None], light]), made, torch.empty_like(now))
+    return made
 
 
 @pytest.mark.parametrize("size", [1, 2, 3, 17, 31, 128, 257])

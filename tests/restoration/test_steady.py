@@ -13,6 +13,7 @@ from test_hysteresis import restorer
 from torch import Tensor
 
 from vidrestore.config import RestoreOptions
+from vidrestore.morphable.files import load_vr468
 from vidrestore.picture import frame_from_rgb, info_of_frames
 from vidrestore.restoration.align import template
 from vidrestore.restoration.hysteresis import CodeHysteresis, HysteresisOptions
@@ -222,6 +223,24 @@ def test_batches_do_not_change_what_a_track_gets(options: SteadyOptions) -> None
     for i in range(5):
         got = apart.steady(crops[i : i + 1], restored[i : i + 1], context([i]))
         torch.testing.assert_close(got[0], together[i], atol=1e-5, rtol=0)
+
+
+@pytest.mark.parametrize("options", [DETAIL, SteadyOptions()])
+def test_torch_gives_what_kernels_give(options: SteadyOptions) -> None:
+    mesh = load_vr468().mean_shape.numpy() * [SIZE / 3, -SIZE / 3, SIZE / 3] + [SIZE / 2, SIZE / 2, 0.0]
+    by = {kernels: Steadiness(options, kernels=kernels) for kernels in (True, False)}
+    for i in range(10):
+        x, y = 3.0 * np.sin(0.5 * i), 2.0 * np.cos(0.4 * i)
+        moved = face(0, x, y) + (0.2 if i > 6 else 0.0)
+        meshes = [(mesh + np.array([x, y, 0.0])).astype(np.float32)]
+        crops, restored = (moved + 0.03 * noise(seed + i, *moved.shape) for seed in (100, 900))
+        if i == 8:
+            restored[0, 0, 5, 5] = torch.inf
+        made = {k: step.steady(crops, restored, context([i], meshes=meshes)) for k, step in by.items()}
+        torch.testing.assert_close(made[True], made[False], atol=2e-3, rtol=0, equal_nan=True)
+        assert float((made[True] - made[False]).nan_to_num(0.0, 0.0, 0.0).abs().mean()) < 1e-5
+        if i < 8:
+            assert torch.equal(made[True], restored) == (i == 0)
 
 
 def test_tracks_of_one_batch_are_independent() -> None:

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
+
 import numpy as np
 import pytest
 import torch
@@ -16,6 +18,7 @@ from vidrestore.restoration.motion import (
     crop_motion,
     grow,
     mesh_motion,
+    mesh_motion_by_torch,
     shrink,
     smooth,
     warp,
@@ -113,7 +116,32 @@ def test_a_mesh_that_is_not_ours_moves_the_crop_as_a_whole() -> None:
     np.testing.assert_allclose(motion[0], 2.0, atol=1e-3)
 
 
+@settings(max_examples=8, deadline=None)
+@given(st.integers(0, 10**6), st.sampled_from([64, 128, 256, 300]), st.booleans())
+def test_kernels_draw_the_same_maps(seed: int, size: int, is_ours: bool) -> None:
+    rng = np.random.default_rng(seed)
+    pairs = []
+    for _ in range(2):
+        later = model_mesh(size) if is_ours else rng.uniform(0, size, (30, 3)).astype(np.float32)
+        linear = np.eye(2) + rng.normal(0, 0.03, (2, 2))
+        earlier = later + rng.normal(0, 1.0, later.shape)
+        earlier[:, :2] = earlier[:, :2] @ linear + rng.normal(0, 3.0, 2)
+        pairs.append((earlier.astype(np.float32), later))
+    expected = mesh_motion_by_torch(pairs, size, CPU) * (size / 2)
+    torch.testing.assert_close(mesh_motion(pairs, size, CPU) * (size / 2), expected, atol=1e-4, rtol=0)  # px
+
+
+@pytest.mark.parametrize("made", [mesh_motion, mesh_motion_by_torch])
+def test_a_mesh_on_a_line_moves_the_crop_as_a_whole(made: Callable[..., torch.Tensor]) -> None:
+    later = np.column_stack([np.linspace(10, 100, 30), np.linspace(10, 100, 30), np.zeros(30)]).astype(np.float32)
+    earlier = later + np.array([1.5, -2.0, 0.0], np.float32)
+    motion = made([(earlier, later)], 128, CPU)[0] * 64
+    np.testing.assert_allclose(motion[0], 1.5, atol=1e-3)
+    np.testing.assert_allclose(motion[1], -2.0, atol=1e-3)
+
+
 def test_no_pairs_are_no_maps() -> None:
+    assert mesh_motion_by_torch([], 128, CPU).shape == (0, 2, 32, 32)
     assert mesh_motion([], 128, CPU).shape == (0, 2, 32, 32)
 
 

@@ -21,8 +21,20 @@ from torch import Tensor
 from torch.nn import functional
 
 from vidrestore.geometry import apply, mean_scale
-from vidrestore.kernels.follow import CHANCE, DAMPING, LUMA, REACH, REWEIGHTINGS, ROBUST, shrink_crops
-from vidrestore.kernels.rasterize import draw
+from vidrestore.kernels.follow import (
+    CHANCE,
+    DAMPING,
+    FAR,
+    FLAT,
+    LUMA,
+    MIDDLE_HEIGHT,
+    MIDDLE_Y,
+    REACH,
+    REWEIGHTINGS,
+    ROBUST,
+    mesh_maps,
+    shrink_crops,
+)
 from vidrestore.kernels.steady import hold_crop
 from vidrestore.morphable.files import load_vr468
 from vidrestore.morphable.render import render
@@ -37,8 +49,10 @@ __all__ = [
     "crop_motion",
     "grow",
     "hold",
+    "hold_by_torch",
     "mesh_in_crop",
     "mesh_motion",
+    "mesh_motion_by_torch",
     "on_cpu",
     "shrink",
     "smooth",
@@ -52,9 +66,6 @@ GRID = 64
 _SHARPNESS = 0.6
 """Share of the second difference that is taken off a linearly interpolated picture. 0.5 is Catmull-Rom at half a pixel;
 0.6 keeps the gain of what is sampled again and again within 0.5 % of 1 up to a quarter of the sampling rate."""
-
-_FLAT = 1e-9
-"""Share of the squared spread of a mesh's vertices, below which their determinant counts as none."""
 
 
 def coarse_size(size: int) -> int:
@@ -127,37 +138,30 @@ def warp_sharp(pictures: Tensor, motion: Tensor) -> Tensor:
     return sharp
 
 
-def hold(earlier: Tensor, now: Tensor, maps: Tensor, out: Tensor | None = None, shown: Tensor | None = None) -> bool:
+def hold(earlier: Tensor, now: Tensor, maps: Tensor, out: Tensor, shown: Tensor) -> bool:
     """Puts into a crop so much of the earlier one, moved and lit as now, as the weights say.
 
     Args:
-        earlier: (3, S, S); may be not finite where the weights are 0.
-        now: (3, S, S), contiguous, on the same device; it is the result where the weights are 0.
+        earlier: (3, S, S) on the CPU, as all others; may be not finite where the weights are 0.
+        now: (3, S, S), contiguous; it is the result where the weights are 0.
         maps: (6, G, G): motion as this file's maps, weights in [0, 1], and light, which is added to what is carried.
-        out: (3, S, S), contiguous: gets the result; None: ``now`` does.
+        out: (3, S, S), contiguous, gets the result; may be ``now``.
         shown: (3, S, S), contiguous: gets it too.
 
     Returns:
-        On the CPU, where one kernel does it (:func:`vidrestore.kernels.steady.hold_crop`), whether all of the result is
-        finite. Elsewhere True: to look would be to wait.
+        Whether all of the result is finite.
     """
-    out = now if out is None else out
-    if on_cpu(now):
-        return hold_crop(
-            earlier.contiguous().numpy(),
-            now.numpy(),
-            maps.numpy(),
-            sharpness=_SHARPNESS,
-            out=out.numpy(),
-            shown=None if shown is None else shown.numpy(),
-        )
+    crops = (tensor.numpy() for tensor in (earlier.contiguous(), now, maps))
+    return hold_crop(*crops, sharpness=_SHARPNESS, out=out.numpy(), shown=shown.numpy())
+
+
+def hold_by_torch(earlier: Tensor, now: Tensor, maps: Tensor, out: Tensor, shown: Tensor) -> None:
+    """The same on any device: what the kernel is compared with."""
     grown = grow(maps, now.shape[-1])
     carried = warp_sharp(earlier, grown[:2]) + grown[3:]
     share = grown[2]
-    out.copy_(torch.where(share > 0.0, now + share * (carried - now), now))
-    if shown is not None:
-        shown.copy_(out)
-    return True
+    torch.where(share > 0.0, now + share * (carried - now), now, out=out)
+    shown.copy_(out)
 
 
 def mesh_in_crop(crop_from_display: NDArray[np.float64], mesh: NDArray[np.float32]) -> NDArray[np.float32]:
@@ -185,6 +189,20 @@ def mesh_motion(
     Returns:
         (len(pairs), 2, G, G).
     """
+    if device.type == "cpu":
+        triangles = _triangles(len(pairs[0][0]), device, topology) if pairs else None
+        found = mesh_maps(pairs, size, coarse_size(size), None if triangles is None else triangles.numpy())
+        return torch.from_numpy(found)
+    return mesh_motion_by_torch(pairs, size, device, topology)
+
+
+def mesh_motion_by_torch(
+    pairs: list[tuple[NDArray[np.float32], NDArray[np.float32]]],
+    size: int,
+    device: torch.device,
+    topology: MeshTopology | None = None,
+) -> Tensor:
+    """The same on any device: what the kernels are compared with."""
     coarse = coarse_size(size)
     if not pairs:
         return torch.zeros(0, 2, coarse, coarse, device=device)
@@ -199,15 +217,11 @@ def mesh_motion(
     triangles = _triangles(earlier.shape[1], device, topology)
     if triangles is None:
         return motion
-    points = ((later + 0.5) * (coarse / size) - 0.5).astype(np.float32)
+    points = torch.from_numpy(((later + 0.5) * (coarse / size) - 0.5).astype(np.float32)).to(device)
     heights = np.stack([pair[1][:, 2] for pair in pairs])
-    depth = (4.0 * size - heights).astype(np.float32)  # far off: as good as no perspective
-    rest = (moved - _linear(places, fits)).astype(np.float32)
-    if device.type == "cpu":  # what render calls too, less its bookkeeping for gradients
-        drawn = torch.from_numpy(draw(points, depth, triangles.numpy(), rest, coarse)[0])
-    else:
-        arrays = (torch.from_numpy(array).to(device) for array in (points, depth))
-        drawn, _ = render(*arrays, triangles, torch.from_numpy(rest).to(device), coarse)
+    depth = torch.from_numpy((FAR * size - heights).astype(np.float32)).to(device)
+    rest = torch.from_numpy((moved - places @ fits[:, :2] - fits[:, 2:]).astype(np.float32)).to(device)
+    drawn, _ = render(points, depth, triangles, rest, coarse)
     return motion + box(drawn)
 
 
@@ -303,16 +317,11 @@ def _affine_fits(places: NDArray[np.float64], moved: NDArray[np.float64]) -> NDA
     about = places - middle
     (xx, xy), (_, yy) = (about.transpose(0, 2, 1) @ about).transpose(1, 2, 0)  # (N,) each
     determinant = xx * yy - xy * xy
-    says = determinant > _FLAT * np.square(xx + yy)
+    says = determinant > FLAT * np.square(xx + yy)
     over = np.where(says, 1.0 / np.where(says, determinant, 1.0), 0.0)
     inverse = np.stack([yy, -xy, -xy, xx], -1).reshape(-1, 2, 2) * over[:, None, None]
     linear = inverse @ (about.transpose(0, 2, 1) @ (moved - mean))
     return np.concatenate([linear, mean - middle @ linear], 1)
-
-
-def _linear(places: NDArray[np.float64], fits: NDArray[np.float64]) -> NDArray[np.float64]:
-    """(N, V, 2), (N, 3, 2) -> (N, V, 2)."""
-    return places @ fits[:, :2] + fits[:, 2:]
 
 
 @lru_cache(maxsize=16)
@@ -345,7 +354,7 @@ def centres(size: int, device: torch.device) -> Tensor:
 def _middle(size: int, device: torch.device) -> Tensor:
     """(G, G): 1 over the face of the FFHQ template, falling to 0 at the crop's border, where another motion may be."""
     x, y = centres(size, device).unbind()
-    weight: Tensor = 1.6 - 1.6 * (x.square() + (y - 0.05).square())
+    weight: Tensor = MIDDLE_HEIGHT - MIDDLE_HEIGHT * (x.square() + (y - MIDDLE_Y).square())
     return weight.clamp(0.0, 1.0)
 
 

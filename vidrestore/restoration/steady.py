@@ -43,8 +43,10 @@ from vidrestore.restoration.motion import (
     coarse_size,
     crop_motion,
     hold,
+    hold_by_torch,
     mesh_in_crop,
     mesh_motion,
+    mesh_motion_by_torch,
     on_cpu,
     shrink,
     smooth,
@@ -141,7 +143,7 @@ class _Memory:
     """(3, S, S), averaged; None where the picture is not held."""
     degraded: Tensor
     """(3, G, G), averaged."""
-    trust: Tensor
+    trust: Tensor | float
     """(), 1, or 0 after a result that was not finite."""
     exposure: Exposure | None
 
@@ -158,10 +160,12 @@ class Steadiness:
 
     Args:
         options: strengths.
+        kernels: on the CPU kernels do it; False: torch does, as on other devices, at several times the cost.
     """
 
-    def __init__(self, options: SteadyOptions | None = None) -> None:
+    def __init__(self, options: SteadyOptions | None = None, *, kernels: bool = True) -> None:
         self.options = options or SteadyOptions()
+        self._kernels = kernels
         self._memories: dict[int, _Memory] = {}
         self._spare: list[Tensor] = []
 
@@ -245,7 +249,8 @@ class Steadiness:
         motions: dict[int, Tensor] = {}
         for topology in {places[i].topology for i in pairs}:  # one, unless a sidecar was put together of two runs
             mine = [i for i in pairs if places[i].topology is topology]
-            made = mesh_motion([pairs[i] for i in mine], crops.shape[-1], crops.device, topology)
+            make = mesh_motion if self._kernels else mesh_motion_by_torch
+            made = make([pairs[i] for i in mine], crops.shape[-1], crops.device, topology)
             motions |= dict(zip(mine, made, strict=True))
         return motions
 
@@ -266,14 +271,19 @@ class Steadiness:
             shown.copy_(restored)
             return _memory_of(now, num_frames, None, now.degraded.clone(), kept_exposure)
         weight = min(self.options.weight, memory.num_frames / num_frames)
-        maps, degraded = (self._followed if on_cpu(restored) else self.followed_by_torch)(memory, now, weight)
         room = self._room(shown)
         restored = restored if restored.is_contiguous() else room.copy_(restored)
-        is_finite = hold(memory.restored, restored, maps, room, shown)
-        return _memory_of(now, num_frames, room, degraded, kept_exposure, is_finite=is_finite)
+        if self._kernels and on_cpu(restored):
+            maps, degraded, is_sound = self._followed(memory, now, weight)
+            is_finite = hold(memory.restored, restored, maps, room, shown)
+            return _Memory(now.place, num_frames, room, degraded, float(is_sound and is_finite), kept_exposure)
+        maps, degraded = self.followed_by_torch(memory, now, weight)
+        hold_by_torch(memory.restored, restored, maps, room, shown)
+        return _memory_of(now, num_frames, room, degraded, kept_exposure)
 
-    def _followed(self, memory: _Memory, now: _Now, weight: float) -> tuple[Tensor, Tensor]:
-        """Motion, weights and light, (6, G, G), and the degraded crop that is kept from now on, by a kernel."""
+    def _followed(self, memory: _Memory, now: _Now, weight: float) -> tuple[Tensor, Tensor, bool]:
+        """Motion, weights and light, (6, G, G), the degraded crop that is kept from now on, and whether all was finite:
+        by kernels."""
         o = self.options
         options = FollowOptions(
             weight=weight * float(memory.trust),
@@ -287,7 +297,7 @@ class Steadiness:
         )
         mesh, hole = (None if part is None else part.numpy() for part in (now.mesh_motion, now.hole))
         found = follow_crop(memory.degraded.numpy(), now.degraded.numpy(), mesh, now.lively.numpy(), hole, options)
-        return torch.from_numpy(found[0]), torch.from_numpy(found[1])
+        return torch.from_numpy(found[0]), torch.from_numpy(found[1]), found[2]
 
     def followed_by_torch(self, memory: _Memory, now: _Now, weight: float) -> tuple[Tensor, Tensor]:
         """The same on any device: what the kernel is compared with."""
@@ -392,28 +402,9 @@ def _outside(motion: Tensor) -> Tensor:
 
 
 def _memory_of(
-    now: _Now,
-    num_frames: int,
-    restored: Tensor | None,
-    degraded: Tensor,
-    kept_exposure: Exposure | None,
-    *,
-    is_finite: bool | None = None,
+    now: _Now, num_frames: int, restored: Tensor | None, degraded: Tensor, kept_exposure: Exposure | None
 ) -> _Memory:
-    """A memory that is not trusted where a result was not finite: of such a picture nothing is shown again.
-
-    Args:
-        now: the crop.
-        num_frames: since the track began anew.
-        restored: (3, S, S).
-        degraded: (3, G, G).
-        kept_exposure: likewise.
-        is_finite: whether ``restored`` is, where that is known.
-    """
-    total = degraded.sum()
-    if restored is not None and (is_finite is None or not on_cpu(restored)):
-        total = total + restored.sum()
-    elif is_finite is False:
-        total = total * torch.nan
+    """A memory that is not trusted where a result was not finite: of such a picture nothing is shown again."""
+    total = degraded.sum() if restored is None else degraded.sum() + restored.sum()
     degraded.nan_to_num_(0.0, 0.0, 0.0)
     return _Memory(now.place, num_frames, restored, degraded, total.isfinite().float(), kept_exposure)
