@@ -22,23 +22,7 @@ from vidrestore.train.degrade import (
     resample,
 )
 
-NOTHING = Recipe(
-    size=64,
-    blur=(0.0, 0.0, 0.0),
-    motion_px=0.0,
-    kernel="cubic",
-    noise=0.0,
-    grain=0.0,
-    chroma_noise=1.0,
-    bleed_px=0.0,
-    bleed_shift_px=0.0,
-    interlace="none",
-    sharpen=0.0,
-    codecs=(("none", 0),),
-    late_noise=False,
-    frames=1,
-    drift_px=(0.0, 0.0),
-)
+NOTHING = Recipe(size=64)
 
 
 def waves(size: int = 64) -> np.ndarray:

@@ -89,37 +89,38 @@ LEVELS: dict[str, Level] = {
 
 @dataclass(frozen=True, slots=True)
 class Recipe:
-    """The drawn numbers of one recording chain; everything that two frames of one shot share."""
+    """The drawn numbers of one recording chain; everything that two frames of one shot share. With no number but a size
+    the picture is only resampled."""
 
     size: int
     """Side of the picture in the video, in pixels; even."""
-    blur: tuple[float, float, float]
+    blur: tuple[float, float, float] = (0.0, 0.0, 0.0)
     """Standard deviations along and across, in video pixels, and the angle in radians."""
-    motion_px: float
+    motion_px: float = 0.0
     """Length of a straight motion blur in crop pixels; 0 is none."""
-    kernel: Literal["box", "tent", "cubic", "lanczos"]
+    kernel: Literal["box", "tent", "cubic", "lanczos"] = "cubic"
     """Filter of the camera's or scaler's way down."""
-    noise: float
+    noise: float = 0.0
     """Standard deviation on the scale of 8 bits."""
-    grain: float
+    grain: float = 0.0
     """Share of the noise that is correlated over neighbouring pixels, in [0, 1]."""
-    chroma_noise: float
+    chroma_noise: float = 1.0
     """How independent the noise of the three channels is, in [0, 1]; 0 is luma noise."""
-    bleed_px: float
+    bleed_px: float = 0.0
     """Horizontal smear of the chroma, standard deviation in video pixels; 0 is none."""
-    bleed_shift_px: float
+    bleed_shift_px: float = 0.0
     """Horizontal displacement of the chroma in video pixels."""
-    interlace: Literal["none", "comb", "bob"]
+    interlace: Literal["none", "comb", "bob"] = "none"
     """Fields woven from two moments, or one field with its lines doubled."""
-    sharpen: float
+    sharpen: float = 0.0
     """Gain of an unsharp mask; 0 is none."""
-    codecs: tuple[tuple[Codec, int], ...]
+    codecs: tuple[tuple[Codec, int], ...] = ()
     """Compressions in order: codec and quality (JPEG) or rate factor."""
-    late_noise: bool
+    late_noise: bool = False
     """The noise comes after the first compression (a recording of a broadcast)."""
-    frames: int
+    frames: int = 1
     """Length of the encoded clip; the last frame is kept."""
-    drift_px: tuple[float, float]
+    drift_px: tuple[float, float] = (0.0, 0.0)
     """Motion per frame of the encoded clip, in video pixels."""
 
 

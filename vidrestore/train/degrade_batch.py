@@ -98,23 +98,7 @@ class _Chain:
     def of(cls, recipe: Recipe | BlindRecipe) -> _Chain:
         if isinstance(recipe, Recipe):
             return cls(recipe, lambda step: recipe_kernel(recipe, step), False)
-        plain = Recipe(
-            size=recipe.size,
-            blur=(0.0, 0.0, 0.0),
-            motion_px=0.0,
-            kernel="tent",
-            noise=recipe.noise,
-            grain=0.0,
-            chroma_noise=1.0,
-            bleed_px=0.0,
-            bleed_shift_px=0.0,
-            interlace="none",
-            sharpen=0.0,
-            codecs=(("jpeg", recipe.quality),),
-            late_noise=False,
-            frames=1,
-            drift_px=(0.0, 0.0),
-        )
+        plain = Recipe(recipe.size, kernel="tent", noise=recipe.noise, codecs=(("jpeg", recipe.quality),))
         return cls(plain, lambda step: blind_kernel(recipe), True)
 
 
