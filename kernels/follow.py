@@ -430,7 +430,7 @@ def _median(grid: NDArray[np.float32]) -> np.float32:
     for y in range(bits.shape[0]):
         for x in range(bits.shape[1]):
             if bits[y, x] == prefix:
-                return grid[y, x]
+                return np.float32(grid[y, x])
     return np.float32(0.0)  # never: the loop above has counted it
 
 
