@@ -16,6 +16,7 @@ from typing import Literal, Protocol, TypeVar
 
 import numpy as np
 
+from vidrestore import kernels
 from vidrestore.blend.compositor import Compositor
 from vidrestore.config import RestoreConfig
 from vidrestore.detect.detector import Detector, FaceFinder
@@ -253,6 +254,7 @@ class Engine:
     def warm_up(self, info: StreamInfo) -> None:
         """Runs every stage once on a grey picture with a made-up face, so that compiling does not delay real frames."""
         stream = self._stream_of(info)
+        kernels.warm_up(info.format)
         planes = tuple(
             np.full(info.format.plane_size(i, info.frame_height, info.frame_width), 1 << (info.format.depth - 1), dtype)
             for i, dtype in enumerate([info.format.dtype] * info.format.num_planes)
