@@ -50,6 +50,8 @@ def test_the_version_is_one() -> None:
         ("vidrestore.presets", "archive.toml"),
         ("vidrestore.restoration.data", "compact.safetensors"),
         ("vidrestore.restoration.data", "compact.md"),
+        ("vidrestore.restoration.data", "mobile.safetensors"),
+        ("vidrestore.restoration.data", "mobile.md"),
     ],
 )
 def test_data_files_are_found_through_the_package(package: str, name: str) -> None:
@@ -76,4 +78,6 @@ def test_every_public_name_exists() -> None:
 
 
 def test_shipped_weights_are_small() -> None:
-    assert (resources.files("vidrestore.restoration.data") / "compact.safetensors").stat().st_size <= 10_000_000
+    data = resources.files("vidrestore.restoration.data")
+    assert (data / "compact.safetensors").stat().st_size <= 10_000_000
+    assert (data / "mobile.safetensors").stat().st_size <= 20_000_000

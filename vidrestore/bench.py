@@ -23,7 +23,7 @@ from vidrestore.config import RestoreConfig
 from vidrestore.device import describe_device
 from vidrestore.kernels import composite, sample_crops
 from vidrestore.pipeline import restore
-from vidrestore.restoration.restorer import Restorer, load_restorer
+from vidrestore.restoration.restorer import Restorer, choose_network, load_restorer
 from vidrestore.types import PixelFormat, StageTime
 
 __all__ = ["BenchReport", "ClipSpeed", "KernelSpeed", "NetworkSpeed", "bench"]
@@ -126,7 +126,7 @@ def bench(
         device=describe_device(restorer.device),
         cores=len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1,
         load_average=load,
-        network=config.restore.network,
+        network=choose_network(config.restore, restorer.device),
         size_px=restorer.size,
         precision=config.restore.precision,
         networks=tuple(networks),

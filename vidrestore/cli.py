@@ -94,7 +94,7 @@ def restore_command(
     strength: StrengthOption = None,
     network: Annotated[str | None, typer.Option(help="Which network: compact, codeformer, sgpn, mobile, auto.")] = None,
     fidelity: Annotated[
-        float | None, typer.Option("--fidelity", "-w", help="codeformer: 0 cleanest, 1 closest to the input.")
+        float | None, typer.Option("--fidelity", "-w", help="codeformer, mobile: 0 cleanest, 1 closest to the input.")
     ] = None,
     device: DeviceOption = None,
     codec: CodecOption = None,

@@ -16,7 +16,7 @@ from vidrestore.decode.samples import sample_frames
 from vidrestore.detect.detector import Detector
 from vidrestore.device import describe_device
 from vidrestore.pipeline import load_finder
-from vidrestore.restoration.restorer import Restorer, load_restorer
+from vidrestore.restoration.restorer import Restorer, choose_network, load_restorer
 from vidrestore.types import StreamInfo
 
 __all__ = ["ProbeReport", "probe"]
@@ -118,7 +118,7 @@ def probe(path: str | os.PathLike[str], config: RestoreConfig | None = None) -> 
         frames_with_faces=sum(count > 0 for count in counts),
         most_faces=max(counts, default=0),
         face_width_px=(min(widths), max(widths)) if widths else None,
-        network=config.restore.network,
+        network=choose_network(config.restore, restorer.device),
         network_size_px=restorer.size,
         device=describe_device(restorer.device),
         decode_fps=decode_fps,

@@ -10,7 +10,7 @@ import os
 import time
 from collections.abc import Callable, Generator, Iterable, Iterator
 from contextlib import closing, nullcontext
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from types import TracebackType
 from typing import Any
@@ -32,7 +32,7 @@ from vidrestore.engine import Engine, HostEngine
 from vidrestore.errors import DecodeError, WeightsError
 from vidrestore.kernels import warm_up
 from vidrestore.restoration.grey import GreyRestorer
-from vidrestore.restoration.restorer import Restorer, load_restorer, weights_used
+from vidrestore.restoration.restorer import Restorer, choose_network, load_restorer, weights_used
 from vidrestore.restoration.sgpn_restorer import load_bfm2009, load_d3dfr
 from vidrestore.restoration.vqgan import load_published
 from vidrestore.restoration.weights import WeightStore, sha256_of
@@ -455,6 +455,8 @@ def _noting(
     overwrite: bool,
 ) -> SidecarWriter:
     """The sidecar of a run. It stands under its name only after the output does."""
+    device = choose_device(config.restore.device)
+    config = replace(config, restore=replace(config.restore, network=choose_network(config.restore, device)))
     weights = weights_used(config.restore)
     if config.track.model == "bfm" and config.track.method == "mesh":
         files = [WeightStore().path(name) for name in ("d3dfr", "bfm2009")]

@@ -9,13 +9,16 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
+from golden_pairs import LEVELS, golden_pairs, grid_of, picture, tensor
 
 from vidrestore.config import RestoreOptions
 from vidrestore.errors import WeightsError
+from vidrestore.evaluate.image import psnr, ssim
+from vidrestore.evaluate.perceptual import ShiftTolerantLpips
 from vidrestore.morphable.prior import ShapePrior
 from vidrestore.morphable.regressor import ShapeRegressor
 from vidrestore.restoration import restorer as stage
-from vidrestore.restoration.compact import CompactDims
+from vidrestore.restoration.compact import CompactDims, load_compact
 from vidrestore.restoration.mobile import NUM_COEFFICIENTS, MobileDims, MobileNet, load_mobile
 from vidrestore.restoration.mobile_restorer import MobileRestorer
 from vidrestore.restoration.restorer import CompactRestorer, choose_network, load_restorer
@@ -147,3 +150,68 @@ def test_the_last_block_may_end_after_its_first_convolution() -> None:
     style, x = torch.randn(1, DIMS.style), torch.randn(1, 4, 64, 64)
     after_first = early.blocks[-1].refine(x, style)  # type: ignore[operator]
     assert torch.equal(whole.blocks[-1].conv2(after_first, style), whole.blocks[-1].refine(x, style))  # type: ignore[operator]
+
+
+# What follows is about the shipped weights.
+
+
+@pytest.fixture(scope="module")
+def shipped() -> MobileRestorer:
+    return MobileRestorer(torch.device("cpu"), torch.float32, 0.0)
+
+
+@pytest.fixture(scope="module")
+def pairs() -> dict[str, np.ndarray]:
+    return golden_pairs()
+
+
+@pytest.fixture(scope="module")
+def restored(shipped: MobileRestorer, pairs: dict[str, np.ndarray]) -> dict[str, torch.Tensor]:
+    with torch.inference_mode():
+        return {name: shipped.restore(tensor(pairs[name])) for name in ("clean", *LEVELS)}
+
+
+@pytest.mark.parametrize("level", LEVELS)
+def test_shipped_weights_raise_psnr_and_ssim(
+    restored: dict[str, torch.Tensor], pairs: dict[str, np.ndarray], level: str
+) -> None:
+    results = picture(restored[level])
+    for measure in (psnr, ssim):
+        before = np.mean([measure(a, b) for a, b in zip(pairs[level], pairs["clean"], strict=True)])
+        after = np.mean([measure(a, b) for a, b in zip(results, pairs["clean"], strict=True)])
+        assert after > before, f"{measure.__name__}: {before:.4f} became {after:.4f}"
+
+
+@pytest.mark.parametrize("level", LEVELS)
+def test_shipped_weights_paint_no_grid(
+    restored: dict[str, torch.Tensor], pairs: dict[str, np.ndarray], level: str
+) -> None:
+    assert grid_of(restored[level] - tensor(pairs[level])) < 0.25
+
+
+def test_good_faces_are_left_nearly_alone(restored: dict[str, torch.Tensor], pairs: dict[str, np.ndarray]) -> None:
+    assert min(psnr(a, b) for a, b in zip(picture(restored["clean"]), pairs["clean"], strict=True)) > 44.0
+
+
+def test_without_the_prior_it_is_compact(shipped: MobileRestorer, pairs: dict[str, np.ndarray]) -> None:
+    """The trunk was left as it was shipped, so that the fidelity weight leads from one network to the other."""
+    images = tensor(pairs["medium"])
+    with torch.inference_mode():
+        without = shipped.restore(images, context([None] * len(images), [1.0] * len(images)))
+        plain = load_compact()(images)
+    torch.testing.assert_close(without, plain, rtol=0.0, atol=1e-5)
+
+
+def test_the_prior_helps_faces_that_are_badly_damaged(
+    shipped: MobileRestorer, restored: dict[str, torch.Tensor], pairs: dict[str, np.ndarray]
+) -> None:
+    """ST-LPIPS falls; where it is not there it falls by less."""
+    try:
+        metric = ShiftTolerantLpips("alex")
+    except WeightsError as error:
+        pytest.skip(str(error))
+    images, clean = tensor(pairs["heavy"]), tensor(pairs["clean"])
+    with torch.inference_mode():
+        without = shipped.restore(images, context([None] * len(images), [1.0] * len(images)))
+        before, plain, both = (float(metric(part, clean).mean()) for part in (images, without, restored["heavy"]))
+    assert both < plain < before

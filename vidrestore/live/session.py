@@ -76,9 +76,9 @@ class LiveSession:
         self._config = config
         self._clock = clock
         self._folder = folder or Path("vidrestore-live")
-        self._network = config.restore.network
-        finder = finder or load_finder(config)
-        self._engine = Engine(config, networks or _load_networks(config.restore), finder, clock=clock)
+        finder, networks = finder or load_finder(config), networks or _load_networks(config.restore)
+        self._network = choose_network(config.restore, networks[0].device)
+        self._engine = Engine(config, networks, finder, clock=clock)
         self._slot: LatestSlot[Captured] = LatestSlot()
         self._capture = Capture(
             lambda: open_camera(self._capture.pause),

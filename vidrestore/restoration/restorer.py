@@ -152,12 +152,11 @@ def _one_or_each(w: NDArray[np.float32], device: torch.device) -> float | Tensor
 
 
 def choose_network(options: RestoreOptions, device: torch.device) -> str:
-    """The name of the network that the options mean on a device: ``auto`` is told in the log."""
+    """The name of the network that the options mean on a device."""
     if options.network != "auto":
         return options.network
-    name = "mobile" if device.type != "cpu" and shipped_mobile().is_file() else "compact"
-    logger.info("network %s, chosen for %s", name, device.type)
-    return name
+    is_compact = device.type == "cpu" or options.compile == "on"  # mobile cannot be compiled
+    return "compact" if is_compact or not shipped_mobile().is_file() else "mobile"
 
 
 def load_restorer(options: RestoreOptions, weights_folder: Path | None = None) -> Restorer:
@@ -175,6 +174,8 @@ def load_restorer(options: RestoreOptions, weights_folder: Path | None = None) -
     device = choose_device(options.device)
     precision = choose_precision(options.precision, device)
     name = choose_network(options, device)
+    if options.network == "auto":
+        logger.info("network %s, chosen for %s", name, device.type)
     if options.compile == "on" and name != "compact":
         raise ConfigError(f"restore.compile = 'on' is for the network compact, not for {name}")
     if name == "mobile":
