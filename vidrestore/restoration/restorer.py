@@ -6,7 +6,7 @@ import logging
 from collections.abc import Callable, Sequence
 from importlib import resources
 from pathlib import Path
-from typing import Protocol
+from typing import Literal, Protocol
 
 import numpy as np
 import torch
@@ -151,7 +151,7 @@ def _one_or_each(w: NDArray[np.float32], device: torch.device) -> float | Tensor
     return float(w[0]) if (w == w[0]).all() else torch.from_numpy(w).to(device)
 
 
-def choose_network(options: RestoreOptions, device: torch.device) -> str:
+def choose_network(options: RestoreOptions, device: torch.device) -> Literal["compact", "mobile", "codeformer", "sgpn"]:
     """The name of the network that the options mean on a device."""
     if options.network != "auto":
         return options.network
