@@ -80,10 +80,8 @@ TOUCHING = 0.05  # overlap of boxes from which a detection may mean one or the o
 MISSING_GAP = 2  # frames between the detector's looks while a face is missing or not confirmed
 USUAL_DROP = 0.2  # below its usual likeness by so much a reading is doubted, on faces that never look like their mesh
 REACH_OUT = 0.3  # of the eye distance: so far outside of the picture a face's middle may lie
-CUT_PX, CUT_SHARE = (
-    2.0,
-    0.01,
-)  # pixels, and share of the picture: a detection that comes so near to its edge may end there
+CUT_PX = 2.0  # a detection whose side comes so near to the picture's edge may end there,
+CUT_SHARE = 0.01  # or so near as a share of the picture's side
 LEAST_INSIDE = 0.25  # of a box's sides: with less of it in the picture it is not cut there
 NUM_BOXES = 7  # detections that say where a face's box lies about its pose
 BOX_FRAMES = 12.0  # standard deviation in frames of their weights
