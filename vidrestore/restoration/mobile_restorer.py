@@ -75,9 +75,8 @@ class MobileRestorer:
     def _coefficients(self, images: Tensor, context: CropContext | None) -> Tensor:
         """(B, 257): the tracks' own, and the regressor's for those that have none."""
         tracks = () if context is None else context.tracks
-        known = [
-            track.coefficients if track.topology is None else None for track in tracks
-        ]  # another model's say nothing
+        # another face model's coefficients say nothing here
+        known = [track.coefficients if track.topology is None else None for track in tracks]
         missing = [i for i in range(len(images)) if not known or known[i] is None]
         if len(missing) == len(images):
             return self._prior.coefficients(images)
