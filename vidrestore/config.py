@@ -124,7 +124,7 @@ class RestoreOptions:
 
     network: Literal["auto", "compact", "mobile", "codeformer", "sgpn"] = "auto"
     """Which restorer: ``compact`` and ``mobile`` are ours; ``auto`` is ``mobile`` on a GPU where its weights are there,
-    and ``compact`` on a CPU, where it is three times as fast; ``codeformer`` and ``sgpn`` want their authors' weights,
+    and ``compact`` on a CPU, where it is twice as fast; ``codeformer`` and ``sgpn`` want their authors' weights,
     which ``models convert`` reads."""
     prior_every: Annotated[int, Field(ge=1, le=120)] = 8
     """``sgpn``: the face's render is made anew after so many frames of a track at the latest; 1 makes it in each."""
