@@ -12,7 +12,6 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
-from numpy.typing import NDArray
 from torch import Tensor
 
 sys.path.insert(0, str(Path(__file__).parent / "kernels"))
@@ -309,25 +308,3 @@ def test_frames_of_another_size_get_room_of_their_own() -> None:
 
 def test_on_the_cpu_the_host_engine_is_taken() -> None:
     assert isinstance(make_engine(RestoreConfig(), info_of(FORMATS["gray"]), Sharpener()), HostEngine)
-
-
-@pytest.mark.needs_cuda
-@pytest.mark.parametrize("name", list(FORMATS))
-def test_on_a_gpu_frames_are_those_of_the_cpu(name: str) -> None:
-    pytest.importorskip("cupy")
-    pixel_format = FORMATS[name]
-    frames = tracked_frames(pixel_format, [2, 0, 3, 1, 0, 4, 1, 1, 2])
-
-    class OnDevice(Sharpener):
-        device = torch.device("cuda", 0)
-
-    engine = make_engine(RestoreConfig(), info_of(pixel_format), OnDevice())
-    assert isinstance(engine, ResidentEngine)
-    ours = run(engine, frames)
-    plain = run(make_engine(RestoreConfig(), info_of(pixel_format), Sharpener()), frames)
-    for a, b in zip(ours, plain, strict=True):
-        assert a.num_restored == b.num_restored
-        for x, y in zip(a.frame.planes, b.frame.planes, strict=True):
-            difference: NDArray[np.int_] = np.abs(x.astype(int) - y.astype(int))
-            assert difference.max() <= 1
-            assert (difference > 0).mean() < 2e-3

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from dataclasses import replace
 from fractions import Fraction
+from typing import Literal
 
 import numpy as np
 import pytest
@@ -150,11 +151,20 @@ def test_the_embedded_network_takes_any_batch_and_each_face_for_itself() -> None
 
 
 @pytest.mark.needs_cuda
-@pytest.mark.parametrize("precision", ["float32", "bfloat16", "float16"])
-def test_the_gpu_gives_what_the_cpu_gives(precision: str) -> None:
-    faces = torch.rand(4, 3, 256, 256, generator=torch.Generator().manual_seed(1)) * 2 - 1
-    cpu = load_restorer(RestoreOptions(device="cpu"))
-    gpu = load_restorer(RestoreOptions(device="cuda", precision=precision))  # type: ignore[arg-type]
+@pytest.mark.parametrize(
+    ("name", "precision"),
+    [
+        ("compact", "float32"),
+        ("compact", "bfloat16"),
+        ("compact", "float16"),
+        ("mobile", "float32"),
+        ("mobile", "bfloat16"),
+    ],
+)
+def test_the_gpu_gives_what_the_cpu_gives(name: Literal["compact", "mobile"], precision: str) -> None:
+    cpu = load_restorer(RestoreOptions(device="cpu", network=name))
+    gpu = load_restorer(RestoreOptions(device="cuda", network=name, precision=precision))  # type: ignore[arg-type]
+    faces = torch.rand(2, 3, cpu.size, cpu.size, generator=torch.Generator().manual_seed(1)) * 2 - 1
     with torch.inference_mode():
         expected, got = cpu.restore(faces), gpu.restore(faces.cuda()).cpu()
     decibels = 10 * torch.log10(4 / (expected - got).square().mean())
