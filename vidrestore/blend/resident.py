@@ -135,7 +135,7 @@ class ResidentBlend:
             for mesh, topology in zip(meshes, topologies, strict=True)
             if mesh is not None
         ]
-        there = torch.from_numpy(np.stack(coarse)).to(device)
+        there = torch.from_numpy(np.stack(coarse)).to(device, non_blocking=True)
         grown = _both_axes(_growth(size, device, there.shape[-1]), there).clamp(0.0, 1.0) * _rim(size, device)
         drawn = iter(grown)
         return torch.stack([fixed[0] if mesh is None else next(drawn) for mesh in meshes])

@@ -59,7 +59,8 @@ class MobileRestorer:
         if context is None:
             w = torch.full((len(images),), self.w, device=images.device)
         else:
-            w = torch.from_numpy(context.w).to(images)
+            # staged when it returns: does not wait for what was launched before
+            w = torch.from_numpy(context.w).to(images.device, images.dtype, non_blocking=True)
         images = images.contiguous(memory_format=torch.channels_last)
         if context is not None and bool((context.w == 1.0).all()):
             return self._under_autocast(self._network.without_prior, images)
@@ -81,7 +82,7 @@ class MobileRestorer:
         if len(missing) == len(images):
             return self._prior.coefficients(images)
         rows = [torch.zeros(NUM_COEFFICIENTS) if row is None else torch.from_numpy(row).float() for row in known]
-        coefficients = torch.stack(rows).to(images.device)
+        coefficients = torch.stack(rows).to(images.device, non_blocking=True)
         if missing:
             coefficients[missing] = self._prior.coefficients(images[missing])
         return coefficients

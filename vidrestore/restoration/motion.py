@@ -213,14 +213,16 @@ def mesh_motion_by_torch(
     fits = _affine_fits(places, moved)
     cells = np.concatenate([centres(coarse, torch.device("cpu")).numpy().reshape(2, -1), np.ones((1, coarse**2))])
     beside = (fits.transpose(0, 2, 1) @ cells).reshape(-1, 2, coarse, coarse)
-    motion = torch.from_numpy(beside.astype(np.float32)).to(device)
+    motion = torch.from_numpy(beside.astype(np.float32)).to(device, non_blocking=True)
     triangles = _triangles(earlier.shape[1], device, topology)
     if triangles is None:
         return motion
-    points = torch.from_numpy(((later + 0.5) * (coarse / size) - 0.5).astype(np.float32)).to(device)
+    points = torch.from_numpy(((later + 0.5) * (coarse / size) - 0.5).astype(np.float32)).to(device, non_blocking=True)
     heights = np.stack([pair[1][:, 2] for pair in pairs])
-    depth = torch.from_numpy((FAR * size - heights).astype(np.float32)).to(device)
-    rest = torch.from_numpy((moved - places @ fits[:, :2] - fits[:, 2:]).astype(np.float32)).to(device)
+    depth = torch.from_numpy((FAR * size - heights).astype(np.float32)).to(device, non_blocking=True)
+    rest = torch.from_numpy((moved - places @ fits[:, :2] - fits[:, 2:]).astype(np.float32)).to(
+        device, non_blocking=True
+    )
     drawn, _ = render(points, depth, triangles, rest, coarse)
     return motion + box(drawn)
 
@@ -244,7 +246,7 @@ def crop_motion(earlier: Tensor, later: Tensor) -> Tensor:
         Within a fifth of the shift where the crop is full of detail as fine as a cell, within a twentieth on faces.
     """
     size = later.shape[-1]
-    weights = later.new_tensor(LUMA)
+    weights = _luma(later.device, later.dtype)
     a, b = box(torch.tensordot(weights, torch.stack([earlier, later]), dims=([0], [1])))
     middle = 0.5 * (a + b)
     gx = functional.pad(middle[:, 2:] - middle[:, :-2], (1, 1)) * (size / 4)  # by grid_sample's unit, 2 / G a cell
@@ -282,7 +284,7 @@ def cell_motion(earlier: Tensor, later: Tensor) -> Tensor:
         Lucas and Kanade, 1981, in windows; one step, as what is left here is under a cell.
     """
     size = later.shape[-1]
-    weights = later.new_tensor(LUMA)
+    weights = _luma(later.device, later.dtype)
     a, b = box(torch.tensordot(weights, torch.stack([earlier, later]), dims=([0], [1])))
     middle = 0.5 * (a + b)
     gx = functional.pad(middle[:, 2:] - middle[:, :-2], (1, 1)) * 0.5  # by cell
@@ -322,6 +324,12 @@ def _affine_fits(places: NDArray[np.float64], moved: NDArray[np.float64]) -> NDA
     inverse = np.stack([yy, -xy, -xy, xx], -1).reshape(-1, 2, 2) * over[:, None, None]
     linear = inverse @ (about.transpose(0, 2, 1) @ (moved - mean))
     return np.concatenate([linear, mean - middle @ linear], 1)
+
+
+@lru_cache(maxsize=8)
+def _luma(device: torch.device, dtype: torch.dtype) -> Tensor:
+    """(3,), kept on the device: a copy anew for each crop would wait for all that was launched before it."""
+    return torch.tensor(LUMA, dtype=dtype, device=device)
 
 
 @lru_cache(maxsize=16)

@@ -191,7 +191,11 @@ class Steadiness:
         motions = self._mesh_motions(befores, places, crops)
         coarse = shrink(crops)
         lively = _lively(np.stack([place.landmarks for place in places]), crops)
-        holes = None if context.holes is None else shrink(torch.from_numpy(context.holes)[:, None].to(crops.device))
+        holes = (
+            None
+            if context.holes is None
+            else shrink(torch.from_numpy(context.holes)[:, None].to(crops.device, non_blocking=True))
+        )
         exposures = exposure.measure(coarse, shrink(restored)) if self.options.exposure > 0.0 else None
         fresh: dict[int, _Memory] = {}
         held, made = torch.empty_like(restored, memory_format=torch.contiguous_format), []
@@ -359,7 +363,8 @@ def _lively(landmarks: NDArray[np.float64], crops: Tensor) -> Tensor:
     x, y = (((line - points[..., i, None]) / reach[..., i, None]) for i in (0, 1))  # (B, 3, G)
     near_x, near_y = (np.exp(-np.square(part)).astype(np.float32) for part in (x, y))
     parts = [near_y[:, i, :, None] * near_x[:, i, None, :] for i in range(3)]
-    return torch.from_numpy(np.maximum(np.maximum(parts[0], parts[1]), parts[2])).to(crops.device)
+    drawn = torch.from_numpy(np.maximum(np.maximum(parts[0], parts[1]), parts[2]))
+    return drawn.to(crops.device, non_blocking=True)  # staged when it returns; else it would wait for the network
 
 
 def _carry(degraded: Tensor, now: _Now) -> tuple[Tensor, Tensor]:
