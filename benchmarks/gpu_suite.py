@@ -6,12 +6,14 @@ Frames are made in memory, so neither PyAV nor a clip is needed; decode, detecti
 sides.
 
 Wants: torch with CUDA, CuPy, numba, OpenCV, pydantic, safetensors, psutil; pytest and hypothesis for the tests.
-``--rehearse`` runs the same code on a CPU with small numbers, to see that it works.
+``--rehearse`` runs the same code on a CPU with small numbers, to see that it works. ``--parts a,b`` runs those alone,
+and ``--seconds N`` begins none after N seconds: the parts are in the order of their worth.
 """
 
 from __future__ import annotations
 
 import argparse
+import gc
 import os
 import subprocess
 import sys
@@ -21,7 +23,7 @@ import traceback
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from fractions import Fraction
-from functools import partial
+from functools import cache, partial
 from pathlib import Path
 from typing import Any
 
@@ -61,6 +63,7 @@ class Suite:
 
     device: torch.device
     short: bool
+    seconds: float | None = None
     results: list[dict[str, Any]] = field(default_factory=list)
     begin: float = field(default_factory=time.perf_counter)
 
@@ -75,11 +78,19 @@ class Suite:
 
     def part(self, name: str, run: Callable[[], object]) -> None:
         """Runs a part; one that fails is a line of the table and does not take the others with it."""
+        begin = time.perf_counter()
+        if self.seconds is not None and begin - self.begin > self.seconds:
+            self.add("", f"{name}: not run", "time", "", "", None)
+            return
         try:
             run()
         except Exception as error:  # noqa: BLE001, told in full, and the device's time is short
             traceback.print_exc()
             self.add("", f"{name}: {type(error).__name__}", str(error)[:60], "", "runs", False)
+        gc.collect()
+        if self.is_cuda:
+            torch.cuda.empty_cache()
+        self.add("", f"{name}: took", time.perf_counter() - begin, "s", "", None)
         self.write()
 
     def write(self) -> Path:
@@ -107,17 +118,10 @@ def synchronised(suite: Suite, run: Callable[[], object]) -> Callable[[], object
 
 
 def make_frames(num: int, num_faces: int, height: int, width: int) -> list[TrackedFrame]:
-    """Shading with grain, other in every frame, and faces that wander."""
-    rng = np.random.default_rng(0)
-    grain = [rng.normal(0, 6, FORMAT.plane_size(p, height + 64, width + 64)) for p in range(3)]
+    """Shading with grain, other from frame to frame, and faces that wander."""
+    pictures = make_planes(height, width)
     frames = []
     for index in range(num):
-        planes = []
-        for p in range(3):
-            h, w = FORMAT.plane_size(p, height, width)
-            at = (index * 7) % 64 // (1 if p == 0 else 2)
-            shade = 120 + 50 * np.sin((np.arange(w) + 3 * index) / 90)
-            planes.append(np.clip(shade + grain[p][at : at + h, at : at + w], 0, 255).astype(np.uint8))
         scale = height / 1080
         tracks = []
         for i in range(num_faces):
@@ -125,9 +129,26 @@ def make_frames(num: int, num_faces: int, height: int, width: int) -> list[Track
             side = FACE_PX * scale
             box = np.array([*corner, *(corner + side)], np.float32)
             tracks.append(Track(i, box, (corner + side * LANDMARKS).astype(np.float32), 0.9))
-        frame = Frame(index, index, Fraction(1, 25), tuple(planes), FORMAT)
+        frame = Frame(index, index, Fraction(1, 25), pictures[index % len(pictures)], FORMAT)
         frames.append(TrackedFrame(frame, tuple(tracks)))
     return frames
+
+
+@cache
+def make_planes(height: int, width: int, num: int = 16) -> list[tuple[NDArray[np.uint8], ...]]:
+    """So many pictures, which frames share: a second's work in place of one for every frame."""
+    rng = np.random.default_rng(0)
+    grain = [rng.normal(0, 6, FORMAT.plane_size(p, height + 64, width + 64)) for p in range(3)]
+    pictures = []
+    for index in range(num):
+        planes = []
+        for p in range(3):
+            h, w = FORMAT.plane_size(p, height, width)
+            at = (index * 7) % 64 // (1 if p == 0 else 2)
+            shade = 120 + 50 * np.sin((np.arange(w) + 3 * index) / 90)
+            planes.append(np.clip(shade + grain[p][at : at + h, at : at + w], 0, 255).astype(np.uint8))
+        pictures.append(tuple(planes))
+    return pictures
 
 
 def info_of(height: int, width: int) -> StreamInfo:
@@ -213,7 +234,7 @@ def network_speed(suite: Suite, name: str, make: Callable[[torch.dtype], Restore
     candidates |= {f"batch {n}": synchronised(suite, pass_of(n)) for n in sizes}
     stream = torch.cuda.Stream(device) if suite.is_cuda else None
     with torch.inference_mode(), torch.cuda.stream(stream):
-        times = measure(candidates, rounds=3 if suite.short else 15, warm_up=1 if suite.short else 3)
+        times = measure(candidates, rounds=3 if suite.short else 9, warm_up=1 if suite.short else 2)
         one, many = plain.restore(images[:2]), fast.restore(images[:2])
     per_face = {n: times[f"batch {n}"]["median_ms"] / n for n in sizes}
     best = min(per_face, key=lambda n: per_face[n])
@@ -274,7 +295,7 @@ def composite_speed(suite: Suite, lanes: Lanes) -> None:
             "composite": lambda: composite_on(lanes, arrays, FORMAT, on_device, masks, maps, strength),
             "sample": lambda: sample_crops_on(lanes, arrays, FORMAT, maps, crops),
         }
-        kernel_us = {name: _kernel_us(name, run) for name, run in runs.items()}
+        kernel_us = {name: _kernel_us(suite, name, run) for name, run in runs.items()}
         launched = measure({name: synchronised(suite, run) for name, run in runs.items()}, rounds=20)
     restored = np.clip((deltas + 1.0) * 127.5, 0, 255).astype(np.float32)
     pastes = measure(
@@ -305,8 +326,8 @@ def composite_speed(suite: Suite, lanes: Lanes) -> None:
     suite.add("P12", "composite on this CPU", pastes["ours"]["median_ms"], "ms", "", None)
 
 
-def _kernel_us(name: str, run: Callable[[], object], repeats: int = 50) -> float:
-    """Time on the device of one launch, by the profiler."""
+def _kernel_us(suite: Suite, name: str, run: Callable[[], object], repeats: int = 50) -> float:
+    """Time on the device of one launch, by the profiler; where it may not look, by events, uploads and all."""
     from torch.profiler import ProfilerActivity, profile
 
     for _ in range(5):
@@ -317,33 +338,49 @@ def _kernel_us(name: str, run: Callable[[], object], repeats: int = 50) -> float
             run()
         torch.cuda.synchronize()
     mine = [e for e in profiler.key_averages() if e.key.startswith((f"{name}_u", "means_u"))]
-    return sum(e.device_time_total for e in mine) / repeats
+    by_profiler = sum(e.device_time_total for e in mine) / repeats
+    by_events = _event_us(run)
+    suite.add("P3", f"{name}: launches and uploads in a row, by events", by_events, "us", "", None)
+    return by_profiler or by_events
+
+
+def _event_us(run: Callable[[], object], repeats: int = 16) -> float:
+    """Time on the device of one of several launches in a row: they queue while the device is kept busy."""
+    first, last = torch.cuda.Event(enable_timing=True), torch.cuda.Event(enable_timing=True)
+    torch.cuda.synchronize()
+    torch.cuda._sleep(30_000_000)  # some 15 ms; the ring of parcels holds 64 uploads
+    first.record()
+    for _ in range(repeats):
+        run()
+    last.record()
+    torch.cuda.synchronize()
+    return 1e3 * first.elapsed_time(last) / repeats
 
 
 def end_to_end(suite: Suite, name: str, restorer: Restorer, plain: Restorer) -> None:
     """P1, P4, P5: the engine from arrays to arrays, against the reference order on the same arrays."""
     height, width = (270, 480) if suite.short else (1080, 1920)
-    num, num_reference = (4, 1) if suite.short else (160, 12)
+    nums = dict.fromkeys((1, 4), 4) if suite.short else {1: 160, 4: 64}
+    nums_reference = dict.fromkeys((1, 4), 1) if suite.short else {1: 6, 4: 4}
     rates: dict[int, float] = {}
-    config = load_config(overrides={"restore": {"batch_size": 16, "device": str(suite.device)}})
-    for num_faces in (1, 4):
-        frames = make_frames(num, num_faces, height, width)
-        engine = make_engine(config, info_of(height, width), restorer)
-        drain(engine, frames[:32])  # graphs, slots, caches
-        begin = time.perf_counter()
-        drain(engine, frames)
-        rates[num_faces] = num / (time.perf_counter() - begin)
+    for num_faces, num in nums.items():
+        rates[num_faces] = _engine_rate(suite, restorer, make_frames(num, num_faces, height, width))
         suite.add("P1", f"{name}: engine, {num_faces} face(s), {height} lines", rates[num_faces], "frames/s", "", None)
-    pictures = [bgr_of(item.frame) for item in frames[:num_reference]]
-    for num_faces in (1, 4):
-        tracks = [t.tracks[:num_faces] for t in frames[:num_reference]]
+    frames = make_frames(nums[1], 4, height, width)
+    if not name.startswith("codeformer"):
+        rate = _engine_rate(suite, restorer, make_frames(nums[1], 1, height, width), steady=0.0, exposure_lock=0.0)
+        suite.add("P1", f"{name}: engine, 1 face, not held in time", rate, "frames/s", "", None)
+    parser = load_parser(suite.device) if suite.is_cuda else None  # half a minute a face on a CPU
+    for num_faces, num in nums_reference.items():
+        pictures = [bgr_of(item.frame) for item in frames[:num]]
+        tracks = [t.tracks[:num_faces] for t in frames[:num]]
         with tempfile.TemporaryDirectory() as folder:
             find = lambda index, picture, tracks=tracks: np.stack([t.landmarks for t in tracks[index]])  # noqa: E731
-            parser = load_parser(suite.device) if suite.is_cuda else None  # half a minute a face on a CPU
-            restore_pictures(pictures[:2], find, plain, parser, Path(folder))
+            restore_pictures(pictures[:1], find, plain, parser, Path(folder))
             begin = time.perf_counter()
             restore_pictures(pictures, find, plain, parser, Path(folder))
-            rate = num_reference / (time.perf_counter() - begin)
+            rate = num / (time.perf_counter() - begin)
+        suite.add("P1", f"{name}: reference order, {num_faces} face(s)", rate, "frames/s", "", None)
         ratio = rates[num_faces] / rate
         wanted = ">= 20" if num_faces == 1 else ""
         suite.add(
@@ -357,11 +394,22 @@ def end_to_end(suite: Suite, name: str, restorer: Restorer, plain: Restorer) -> 
     gain = 4 * rates[4] / rates[1]
     suite.add("P5", f"{name}: faces/s with 4 faces a frame against 1", gain, "times", ">= 1.1", gain >= 1.1)
     if suite.is_cuda:
-        network_s = _network_alone_s(suite, restorer, num)
-        copies_s = _copies_alone_s(frames)
-        slowest = num / max(network_s, copies_s)
-        share = rates[1] / slowest
+        alone = nums[1] / _network_alone_s(suite, restorer, nums[1]), nums[1] / _copies_alone_s(frames)
+        suite.add("P4", f"{name}: network alone", alone[0], "frames/s", "", None)
+        suite.add("P4", f"{name}: the host's copies alone", alone[1], "frames/s", "", None)
+        share = rates[1] / min(alone)
         suite.add("P4", f"{name}: frames/s against the slowest stage alone", share, "times", ">= 0.9", share >= 0.9)
+
+
+def _engine_rate(suite: Suite, restorer: Restorer, frames: Sequence[TrackedFrame], **options: float) -> float:
+    """Frames a second of an engine, after as many that fill graphs, slots and caches."""
+    restore: dict[str, Any] = {"batch_size": 16, "device": str(suite.device), **options}
+    height, width = frames[0].frame.planes[0].shape
+    engine = make_engine(load_config(overrides={"restore": restore}), info_of(height, width), restorer)
+    drain(engine, frames[:32])
+    begin = time.perf_counter()
+    drain(engine, frames)
+    return len(frames) / (time.perf_counter() - begin)
 
 
 def codeformer_end_to_end(suite: Suite, precision: torch.dtype) -> None:
@@ -373,14 +421,15 @@ def codeformer_end_to_end(suite: Suite, precision: torch.dtype) -> None:
 def mobile_speed(suite: Suite, precision: torch.dtype) -> None:
     """Our own network with its 3D prior, as it runs where a track brings no face: the regressor and renderer in it."""
     fast, plain = (MobileRestorer(suite.device, p, 0.5) for p in (precision, torch.float32))
-    images = torch.rand(16, 3, fast.size, fast.size, device=suite.device) * 2 - 1
+    sizes = (1, 2) if suite.short else (1, 16)
+    images = torch.rand(sizes[-1], 3, fast.size, fast.size, device=suite.device) * 2 - 1
     candidates = {
         f"{name}, batch {n}": synchronised(suite, lambda of=of, n=n: of.restore(images[:n]))
         for name, of in (("fp32", plain), ("as used", fast))
-        for n in (1, 16)
+        for n in sizes
     }
     with torch.inference_mode():
-        times = measure(candidates, rounds=9)
+        times = measure(candidates, rounds=3 if suite.short else 9)
     for name, time_of in times.items():
         suite.add("P2", f"mobile: {name}", time_of["median_ms"] / int(name.split()[-1]), "ms/face", "", None)
     end_to_end(suite, "mobile", fast, plain)
@@ -388,13 +437,14 @@ def mobile_speed(suite: Suite, precision: torch.dtype) -> None:
 
 def _network_alone_s(suite: Suite, restorer: Restorer, num_faces: int) -> float:
     images = torch.rand(16, 3, restorer.size, restorer.size, device=suite.device) * 2 - 1
-    graphs = Graphs(restorer.restore, capture_graph)
+    graphs = Graphs(restorer.restore, capture_graph) if getattr(restorer, "is_pure", False) else None
+    run = restorer.restore if graphs is None else partial(graphs.run, largest=16)
     with torch.inference_mode(), torch.cuda.stream(torch.cuda.Stream(suite.device)):
-        graphs.run(images, 16)
+        run(images)
         torch.cuda.synchronize()
         begin = time.perf_counter()
         for _ in range(num_faces // 16):
-            graphs.run(images, 16)
+            run(images)
         torch.cuda.synchronize()
     return time.perf_counter() - begin
 
@@ -430,7 +480,7 @@ def steady_state(suite: Suite, restorer: Restorer) -> None:
     from torch.profiler import ProfilerActivity, profile
 
     config = load_config(overrides={"restore": {"batch_size": 16, "device": str(suite.device)}})
-    frames = make_frames(64, 2, 1080, 1920)
+    frames = make_frames(32, 2, 1080, 1920)
     engine = make_engine(config, info_of(1080, 1920), restorer)
     drain(engine, frames)
     before = torch.cuda.memory_stats()["segment.all.allocated"]
@@ -450,36 +500,50 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--rehearse", action="store_true", help="on the CPU, with small numbers")
     parser.add_argument("--no-tests", action="store_true", help="figures alone")
+    parser.add_argument("--seconds", type=float, help="begin no part after so many")
+    parser.add_argument("--parts", help="names with commas between; as a rule all")
     arguments = parser.parse_args()
     device = choose_device("cpu" if arguments.rehearse else "cuda")
     if device.type == "cuda":
         device = torch.device("cuda", torch.cuda.current_device())
-    suite = Suite(device, short=arguments.rehearse)
+    suite = Suite(device, short=arguments.rehearse, seconds=arguments.seconds)
     print(describe_device(device))
     lanes = lanes_of(device)
     if lanes is None and not arguments.rehearse:
         raise SystemExit("CuPy is not installed")
+    parts = parts_of(suite, lanes)
+    wanted = list(parts) if arguments.parts is None else arguments.parts.split(",")
+    if unknown := set(wanted) - set(parts):
+        raise SystemExit(f"there is no part {', '.join(sorted(unknown))}; there are {', '.join(parts)}")
+    for name, run in parts.items():
+        if name in wanted and not (name == "tests" and arguments.no_tests):
+            suite.part(name, run)
+    path = suite.write()
+    missed = [r["what"] for r in suite.results if r.get("holds") is False]
+    print(f"{len(missed)} goals missed, {time.perf_counter() - suite.begin:.0f} s, {path}")
+
+
+def parts_of(suite: Suite, lanes: Lanes | None) -> dict[str, Callable[[], object]]:
+    """All that there is to run, by name, in the order of its worth."""
+    device = suite.device
     precision = torch.bfloat16 if suite.is_cuda else torch.float32
-    if not arguments.no_tests:
-        suite.part("tests", lambda: run_tests(suite))
-    if lanes is not None:
-        suite.part("composite", lambda: composite_speed(suite, lanes))
 
     def compact(of: torch.dtype) -> Restorer:
         return CompactRestorer(device, of)
 
-    suite.part("compact", lambda: network_speed(suite, "compact", compact, None))
-    suite.part("compact", lambda: end_to_end(suite, "compact", compact(precision), compact(torch.float32)))
+    parts: dict[str, Callable[[], object]] = {"tests": lambda: run_tests(suite)}
+    parts["compact"] = lambda: network_speed(suite, "compact", compact, None)
+    if lanes is not None:
+        parts["composite"] = lambda: composite_speed(suite, lanes)
+    parts["compact-engine"] = lambda: end_to_end(suite, "compact", compact(precision), compact(torch.float32))
+    if shipped_mobile().is_file():
+        parts["mobile"] = lambda: mobile_speed(suite, precision)
     if suite.is_cuda:
-        suite.part("steady state", lambda: steady_state(suite, compact(precision)))
-        suite.part("codeformer", lambda: network_speed(suite, "codeformer", partial(seeded_codeformer, device), 4.0))
-        suite.part("tokens", lambda: token_agreement(suite))
-        suite.part("codeformer", lambda: codeformer_end_to_end(suite, precision))
-        if shipped_mobile().is_file():
-            suite.part("mobile", lambda: mobile_speed(suite, precision))
-    path = suite.write()
-    missed = [r["what"] for r in suite.results if r.get("holds") is False]
-    print(f"{len(missed)} goals missed, {time.perf_counter() - suite.begin:.0f} s, {path}")
+        parts["steady"] = lambda: steady_state(suite, compact(precision))
+        parts["codeformer"] = lambda: network_speed(suite, "codeformer", partial(seeded_codeformer, device), 4.0)
+        parts["tokens"] = lambda: token_agreement(suite)
+        parts["codeformer-engine"] = lambda: codeformer_end_to_end(suite, precision)
+    return parts
 
 
 if __name__ == "__main__":
