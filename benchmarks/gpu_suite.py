@@ -14,6 +14,7 @@ from __future__ import annotations
 
 import argparse
 import gc
+import json
 import os
 import subprocess
 import sys
@@ -45,14 +46,17 @@ from vidrestore.restoration.batcher import SIZES, Graphs, capture_graph
 from vidrestore.restoration.codeformer import RESTORATION, CodeFormer
 from vidrestore.restoration.mobile import shipped_mobile
 from vidrestore.restoration.mobile_restorer import MobileRestorer
+from vidrestore.restoration.motion import coarse_size, hold_by_torch, shrink
 from vidrestore.restoration.restorer import CodeFormerRestorer, CompactRestorer, Restorer
 from vidrestore.restoration.seeded import fill_seeded
+from vidrestore.restoration.steady import Steadiness, _Memory, _Now
 from vidrestore.types import Frame, PixelFormat, StreamInfo, Track, TrackedFrame
 
 FORMAT = PixelFormat("yuv420p", "yuv", 8, (1, 1), (0.0, 0.5))
 LANDMARKS = np.array([[0.34, 0.46], [0.66, 0.46], [0.5, 0.64], [0.37, 0.82], [0.63, 0.82]], np.float32)
 CORNERS = [(300.0, 200.0), (1100.0, 250.0), (700.0, 500.0), (1450.0, 600.0)]
 FACE_PX = 280.0
+RESULTS = Path(__file__).parent / "results"
 WAITS = ("cudaDeviceSynchronize", "cudaStreamSynchronize", "cudaMalloc", "cudaFree", "cudaHostAlloc", "cudaMemcpy")
 """Calls that have no place in the steady state; the only wait is for the event of a frame's download."""
 
@@ -91,14 +95,19 @@ class Suite:
         if self.is_cuda:
             torch.cuda.empty_cache()
         self.add("", f"{name}: took", time.perf_counter() - begin, "s", "", None)
-        self.write()
+        RESULTS.mkdir(exist_ok=True)  # at once, should the device's time end; write() says more, and takes a second
+        (RESULTS / f"{self.name}.json").write_text(json.dumps(self.results, indent=1) + "\n", "utf-8")
 
     def write(self) -> Path:
-        """The report so far."""
-        name = "gpu_suite" if self.is_cuda else "gpu_suite_rehearsal"
+        """The report."""
         elapsed = round(time.perf_counter() - self.begin)
         method = __doc__ or ""
-        return write_report(name, method, self.results, device=describe_device(self.device), elapsed_s=elapsed)
+        return write_report(self.name, method, self.results, device=describe_device(self.device), elapsed_s=elapsed)
+
+    @property
+    def name(self) -> str:
+        """Of the report."""
+        return "gpu_suite" if self.is_cuda else "gpu_suite_rehearsal"
 
     @property
     def is_cuda(self) -> bool:
@@ -203,7 +212,9 @@ def run_tests(suite: Suite) -> None:
         for path in (root / "tests").rglob("test_*.py")
         if "mark.needs_cuda" in path.read_text("utf-8")
     )
-    command = [sys.executable, "-m", "pytest", "-q", "-m", "needs_cuda", "-p", "no:cacheprovider", *marked]
+    # what packages of another machine warn of is shown and fails nothing
+    command = [sys.executable, "-m", "pytest", "-q", "-W", "default", "-p", "no:cacheprovider", "-m", "needs_cuda"]
+    command += ["--durations=5", *marked]
     environment = os.environ | ({"VIDRESTORE_REQUIRE_CUDA": "1"} if suite.is_cuda else {})
     done = subprocess.run(command, cwd=root, env=environment, capture_output=True, text=True, timeout=240)
     last = done.stdout.strip().splitlines()[-1] if done.stdout.strip() else done.stderr[-200:]
@@ -418,6 +429,21 @@ def codeformer_end_to_end(suite: Suite, precision: torch.dtype) -> None:
     end_to_end(suite, "codeformer", captured, seeded_codeformer(suite.device, torch.float32))
 
 
+def codeformer_layout(suite: Suite, precision: torch.dtype) -> None:
+    """What channels last would be worth, for which the tensor cores' convolutions are made."""
+    images = torch.rand(16, 3, 512, 512, device=suite.device) * 2 - 1
+    runs: dict[str, Callable[[], object]] = {}
+    with torch.inference_mode(), torch.cuda.stream(torch.cuda.Stream(suite.device)):
+        for name, layout in (("as it is", torch.contiguous_format), ("channels last", torch.channels_last)):
+            restorer = seeded_codeformer(suite.device, precision)
+            restorer._network.to(memory_format=layout)  # type: ignore[call-overload]
+            graph = capture_graph(Captured(restorer).restore, images.contiguous(memory_format=layout))
+            runs[name] = synchronised(suite, graph.replay)
+        times = measure(runs, rounds=5)
+    for name, time_of in times.items():
+        suite.add("P2", f"codeformer: {name}, batch 16", time_of["median_ms"] / 16, "ms/face", "", None)
+
+
 def mobile_speed(suite: Suite, precision: torch.dtype) -> None:
     """Our own network with its 3D prior, as it runs where a track brings no face: the regressor and renderer in it."""
     fast, plain = (MobileRestorer(suite.device, p, 0.5) for p in (precision, torch.float32))
@@ -496,6 +522,36 @@ def steady_state(suite: Suite, restorer: Restorer) -> None:
     suite.results.append({"profile": [(e.key, e.count, e.device_time_total) for e in top]})
 
 
+def holding(suite: Suite) -> None:
+    """What it costs to hold a face in time: some 150 small launches, and how far one graph of them would go."""
+    size, device = 256, suite.device
+    cells = coarse_size(size)
+    earlier = torch.rand(1, 3, size, size, device=device) * 2 - 1
+    lively = torch.zeros(cells, cells, device=device)
+    coarse = shrink(earlier)[0]
+    place: Any = None  # is not read here
+    memory = _Memory(place, 9, earlier[0], coarse, torch.ones((), device=device), None)
+    now = _Now(place, earlier[0], 0.9 * coarse, None, lively, None, None)
+    steadiness = Steadiness(kernels=False)
+
+    def step(restored: Tensor) -> Tensor:
+        maps, _ = steadiness.followed_by_torch(memory, now, 0.65)
+        out, shown = torch.empty_like(earlier[0]), torch.empty_like(earlier[0])
+        hold_by_torch(earlier[0], restored[0], maps, out, shown)
+        return shown[None]
+
+    stream = torch.cuda.Stream(device) if suite.is_cuda else None
+    with torch.inference_mode(), torch.cuda.stream(stream):
+        times = measure({"eager": synchronised(suite, lambda: step(earlier))}, rounds=9)
+        suite.add("P4", "holding a face, launch by launch", times["eager"]["median_ms"], "ms/face", "", None)
+        if suite.is_cuda:
+            expected, graph = step(earlier), capture_graph(step, earlier)
+            times = measure({"graph": synchronised(suite, graph.replay)}, rounds=9)
+            suite.add("P4", "holding a face, one graph", times["graph"]["median_ms"], "ms/face", "", None)
+            same = bool(torch.equal(graph.restored, expected))
+            suite.add("P4", "holding a face: the graph gives the same", str(same), "", "True", same)
+
+
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--rehearse", action="store_true", help="on the CPU, with small numbers")
@@ -540,9 +596,11 @@ def parts_of(suite: Suite, lanes: Lanes | None) -> dict[str, Callable[[], object
         parts["mobile"] = lambda: mobile_speed(suite, precision)
     if suite.is_cuda:
         parts["steady"] = lambda: steady_state(suite, compact(precision))
+        parts["holding"] = lambda: holding(suite)
         parts["codeformer"] = lambda: network_speed(suite, "codeformer", partial(seeded_codeformer, device), 4.0)
         parts["tokens"] = lambda: token_agreement(suite)
         parts["codeformer-engine"] = lambda: codeformer_end_to_end(suite, precision)
+        parts["layout"] = lambda: codeformer_layout(suite, precision)
     return parts
 
 
