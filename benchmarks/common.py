@@ -131,5 +131,8 @@ def _version(package: str) -> str | None:
 
 def _commit() -> str:
     command = ["git", "-C", str(Path(__file__).parent), "rev-parse", "--short=12", "HEAD"]
-    result = subprocess.run(command, capture_output=True, text=True, check=False)
+    try:
+        result = subprocess.run(command, capture_output=True, text=True, check=False)
+    except OSError:  # a machine without git
+        return "unknown"
     return result.stdout.strip() or "unknown"
