@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import subprocess
+import sys
 from dataclasses import replace
 from pathlib import Path
 
@@ -16,9 +18,10 @@ from vidrestore.morphable.prior import ShapePrior
 from vidrestore.morphable.regressor import ShapeRegressor
 from vidrestore.restoration.mobilestyle import GeneratorDims, StyleGenerator
 from vidrestore.train import device_samples, loop, mobile, regressor
-from vidrestore.train.data import FaceCache, FacePairs, FacePlans, Mix
+from vidrestore.train.data import FaceCache, FacePairs, FacePlans, HeldOut, Mix
 from vidrestore.train.device_samples import (
     DevicePlan,
+    DeviceStream,
     EndlessFaces,
     PlannedFaces,
     PlannedMeshes,
@@ -29,7 +32,7 @@ from vidrestore.train.device_samples import (
 from vidrestore.train.generator import Mapping
 from vidrestore.train.losses import unsteadiness
 from vidrestore.train.meshes import MeshPairs, PointCache
-from vidrestore.train.run import shipped_config
+from vidrestore.train.run import Clock, RunOptions, shipped_config
 from vidrestore.train.views import two_frames
 from vidrestore.train.vr468 import mesh_of
 
@@ -122,6 +125,29 @@ def test_points_follow_the_faces_that_the_device_moves(cache: FaceCache) -> None
         )  # OpenCV's linear warp is of 1 / 32 px
 
 
+def test_held_out_faces_are_degraded_on_the_device_as_by_the_workers(folder: Path) -> None:
+    paths = sorted(folder.glob("*.png"))
+    there, here = (HeldOut.make(paths, size=64, device=device) for device in ("cpu", None))
+    assert torch.equal(there.clean, here.clean)
+    for level, degraded in there.degraded.items():
+        harm = [float((d - here.clean).abs().mean()) for d in (degraded, here.degraded[level])]
+        assert harm[0] == pytest.approx(harm[1], rel=0.25)
+    alone = HeldOut.make(paths[1:2], size=64, device="cpu")
+    assert alone.clean.shape == (1, 3, 64, 64)
+
+
+def test_trainings_and_samples_on_a_device_want_no_pyav(folder: Path) -> None:
+    code = (
+        "import sys; sys.modules['av'] = None\n"
+        "from pathlib import Path\n"
+        "from vidrestore.train import loop, mobile, regressor\n"
+        "from vidrestore.train.data import HeldOut\n"
+        f"print(len(HeldOut.make(sorted(Path({str(folder)!r}).glob('*.png')), size=64, device='cpu').degraded))"
+    )
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, timeout=120, check=False)
+    assert done.stdout.strip() == "3", done.stderr
+
+
 # --- generated -------------------------------------------------------------------------------------------------------
 
 
@@ -158,6 +184,21 @@ def test_samples_of_generated_faces_are_whole(small: StepGenerator) -> None:
     assert torch.allclose(samples.styles[8:], again.styles, atol=1e-6)
     with pytest.raises(ValueError, match="wants a generator"):
         made(plans, "cpu", size=32)
+
+
+@pytest.mark.parametrize("start", [0, 5])
+def test_batches_out_of_long_passes_are_the_same_samples(small: StepGenerator, start: int) -> None:
+    plans = PlannedWide(EndlessFaces(48), size=32, seed=1)
+    whole = made([plans[i] for i in range(8)], "cpu", size=32, mode="bilinear", generator=small)
+    clock = Clock(RunOptions(max_steps=1))
+    clock.samples = start
+    source = DeviceStream(plans, size=32, device="cpu", workers=0, generator=small, at_once=8)
+    for first in range(start, 18, 3):
+        batch = source.batch(clock, 3)
+        assert batch["face"].tolist() == [first, first + 1, first + 2]
+        for i, number in enumerate(range(first, min(first + 3, 8))):  # of the first pass
+            assert torch.equal(batch["degraded"][i], whole.degraded[number, 0])
+            assert torch.equal(batch["clean"][i], whole.clean[number])
 
 
 def test_levels_have_noise_and_the_finer_ones_may_be_of_somebody_else(small: StepGenerator) -> None:
@@ -268,6 +309,8 @@ def test_what_cannot_be_had_is_an_error(folder: Path) -> None:
         replace(whole, phase=(mobile.Phase(landmark=0.1),))
     with pytest.raises(ConfigError, match=r"unset data\.samples"):
         replace(whole, data=replace(whole.data, samples="data/samples"))
+    with pytest.raises(ConfigError, match="made_at_once"):
+        replace(whole, data=replace(whole.data, on_device=False, generated_in_step=False, made_at_once=8))
     with pytest.raises(ConfigError, match=r"unset data\.samples"):
         regressor.DataOptions(on_device=True, samples="data/samples")
     with pytest.raises(ConfigError, match="generated_in_step"):

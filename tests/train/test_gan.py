@@ -26,6 +26,8 @@ def test_fooling_wants_high_scores() -> None:
     hinge_fooling(scores).backward()
     assert scores.grad is not None
     assert scores.grad.tolist() == [-0.5, -0.5]
+    maps = torch.tensor([[[[1.0, 3.0]]], [[[5.0, 7.0]]]])
+    assert hinge_fooling(maps, per_picture=True).tolist() == [-2.0, -6.0]
 
 
 def losses(pull: float, push: float) -> tuple[torch.Tensor, torch.Tensor, nn.Parameter]:

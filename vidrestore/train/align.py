@@ -28,7 +28,6 @@ import torch
 from numpy.typing import NDArray
 
 from vidrestore.config import DetectOptions, TrackOptions
-from vidrestore.decode.reader import VideoReader
 from vidrestore.detect.detector import Detector, FaceFinder
 from vidrestore.detect.yunet import YuNet
 from vidrestore.errors import ConfigError, DecodeError
@@ -340,6 +339,8 @@ class _Cutter:
         yield frame, info, people
 
     def _of_video(self, path: Path) -> Iterator[tuple[Frame, StreamInfo, list[_Candidate]]]:
+        from vidrestore.decode.reader import VideoReader  # here alone: trainings run where there is no PyAV
+
         with VideoReader(path) as reader:
             detector = self._detector(reader.info)
             tracker = make_tracker(TrackOptions(), reader.info)

@@ -24,6 +24,7 @@ from torch.utils.data import DataLoader, Dataset, Sampler
 
 from vidrestore.errors import ConfigError
 from vidrestore.train.degrade import LEVELS, Level, Picture, apply_recipe, degrade, draw_recipe
+from vidrestore.train.degrade_batch import apply_recipes
 from vidrestore.train.paper_degrade import LARGE, SMALL, BlindLevel, degrade_blind
 
 __all__ = [
@@ -644,9 +645,19 @@ class HeldOut:
     """Level -> (N, 3, S, S) in [-1, 1]."""
 
     @classmethod
-    def make(cls, paths: Sequence[Path], *, size: int, seed: int = 0) -> HeldOut:
-        """Degrades each face once per level; face i of level k depends on (seed, i, k) alone."""
+    def make(cls, paths: Sequence[Path], *, size: int, seed: int = 0, device: str | None = None) -> HeldOut:
+        """Degrades each face once per level; face i of level k depends on (seed, i, k) alone.
+
+        Args:
+            paths: N pictures of faces.
+            size: S.
+            seed: of the damage.
+            device: where they are degraded, all at once and with approximated video codecs
+                (:mod:`vidrestore.train.degrade_batch`), so PyAV is not wanted; None does it on the CPU, one by one.
+        """
         faces = [_read(path, size).astype(np.float32) / np.float32(255.0) for path in paths]
+        if device is not None:
+            return cls._made_on(torch.stack([to_tensor(face) for face in faces]), size, seed, device)
         degraded = {
             name: torch.stack(
                 [
@@ -657,3 +668,13 @@ class HeldOut:
             for k, (name, level) in enumerate(LEVELS.items())
         }
         return cls(torch.stack([to_tensor(f) for f in faces]), degraded)
+
+    @classmethod
+    def _made_on(cls, clean: Tensor, size: int, seed: int, device: str) -> HeldOut:
+        degraded = {}
+        for k, (name, level) in enumerate(LEVELS.items()):
+            rngs = [np.random.default_rng([seed, 3, i, k]) for i in range(len(clean))]
+            recipes = [draw_recipe(rng, level, crop=size) for rng in rngs]
+            seeds = [int(rng.integers(2**62)) for rng in rngs]
+            degraded[name] = apply_recipes(clean.to(device), recipes, seeds).cpu()
+        return cls(clean, degraded)

@@ -20,9 +20,9 @@ def hinge_critic(real: Tensor, fake: Tensor) -> Tensor:
     return torch.relu(1.0 - real).mean() + torch.relu(1.0 + fake).mean()
 
 
-def hinge_fooling(fake: Tensor) -> Tensor:
-    """What the generator makes small: minus the mean score of its pictures."""
-    return -fake.mean()
+def hinge_fooling(fake: Tensor, *, per_picture: bool = False) -> Tensor:
+    """What the generator makes small: minus the mean score of its pictures, of all or, (B,), of each."""
+    return -fake.flatten(1).mean(1) if per_picture else -fake.mean()
 
 
 def adaptive_weight(reconstruction: Tensor, adversarial: Tensor, layer: Tensor, *, ceiling: float = 1.0) -> Tensor:

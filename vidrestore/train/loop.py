@@ -276,7 +276,11 @@ class _CompactTraining:
         else:
             paths, held_out = split_held_out(found, data.held_out)
             self.cache = FaceCache(paths, data.cache_size, data.cache)
-        self.held_out = HeldOut.make(held_out[: config.run.validation_faces], size=config.data.size)
+        self.held_out = HeldOut.make(
+            held_out[: config.run.validation_faces],
+            size=config.data.size,
+            device=config.run.device if data.on_device else None,
+        )
         with torch.random.fork_rng(devices=[]):
             torch.manual_seed(config.run.seed)
             self.network = CompactNet(config.network)

@@ -115,6 +115,9 @@ class DataOptions:
     generated_in_step: bool = False
     """The clean faces, too: generated and seen once, their styles known, not warped over meshes. ``faces`` are for
     validation only. Wants ``on_device``; no ``landmark``, whose points the teacher finds on the CPU."""
+    made_at_once: int = 0
+    """With ``on_device``: so many samples are made in one pass and given out batch by batch; 0 makes each batch by
+    itself. On a GPU hundreds cost hardly more than one batch; a sample takes some 10 MB while it is made."""
     style_noise: float = 0.0
     """Noise on the style of each level of the generator, in shares of the spread of styles: a face that no single style
     makes, so that a network leans on its input."""
@@ -172,7 +175,9 @@ class Phase:
     mesh: float = 0.0
     """Weight of the distance of its whole mesh, colours included, from what it reads off the clean face."""
     adversarial: float = 0.0
-    """Weight of the hinge loss against a patch critic, which learns along."""
+    """Weight of the hinge loss against a patch critic, which learns along; by damage as ST-LPIPS."""
+    bold: bool = False
+    """ST-LPIPS and the critic count by 1 - w: what the prior may invent, and the trunk alone should not."""
     r1: float = 1.0
     """Weight of the critic's squared gradient on clean faces."""
 
@@ -204,7 +209,12 @@ class MobileConfig:
         if self.start not in ("compact", "mobile", "nothing") and not Path(self.start).is_file():
             raise ConfigError(f"start must be compact, mobile, nothing or a weight file, got {self.start!r}")
         data = self.data
-        check_options(on_device=data.on_device, generated_in_step=data.generated_in_step, samples=data.samples)
+        check_options(
+            on_device=data.on_device,
+            generated_in_step=data.generated_in_step,
+            samples=data.samples,
+            made_at_once=data.made_at_once,
+        )
         check_styles(data.style_noise, 0.0, generated_in_step=data.generated_in_step)
         if data.generated_in_step and any(p.landmark > 0.0 for p in self.phase):
             raise ConfigError(
@@ -281,7 +291,9 @@ class _MobileTraining:
         data, device = config.data, config.run.device
         paths = list_images(data.faces) if data.generated else training_faces(data.faces, data.aligned, data.cache)
         held_out = paths[: data.held_out]
-        self.held_out = HeldOut.make(held_out[: config.run.validation_faces], size=data.size)
+        self.held_out = HeldOut.make(
+            held_out[: config.run.validation_faces], size=data.size, device=device if data.on_device else None
+        )
         knows_styles = data.generated or data.generated_in_step
         mean = mean_style() if knows_styles or config.start == "compact" else torch.zeros(config.network.style)
         self.styles: Tensor | None = None
@@ -290,7 +302,12 @@ class _MobileTraining:
             generator = StepGenerator(data.cache_size, config.run.seed, device, mean=mean, noise=data.style_noise)
             plans = PlannedWide(EndlessFaces(data.cache_size), size=data.size, seed=config.run.seed)
             self.source: SampleSource | DeviceStream = DeviceStream(
-                plans, size=data.size, device=device, workers=data.workers, generator=generator
+                plans,
+                size=data.size,
+                device=device,
+                workers=data.workers,
+                generator=generator,
+                at_once=data.made_at_once,
             )
             some: Tensor | None = generator.styles(range(512))
         else:
@@ -343,7 +360,13 @@ class _MobileTraining:
         if not data.on_device:
             return source
         plans = PlannedMeshes(source.samples)
-        return DeviceStream(plans, size=data.size, device=self.config.run.device, workers=data.workers)
+        return DeviceStream(
+            plans,
+            size=data.size,
+            device=self.config.run.device,
+            workers=data.workers,
+            at_once=data.made_at_once,
+        )
 
     def _generator_parameters(self) -> list[nn.Parameter]:
         extra = {id(p) for block in self.network.blocks for p in block.conv1.extra.parameters()}  # type: ignore[union-attr]
@@ -373,7 +396,7 @@ class _MobileTraining:
         if phase.learns == ("fine",):
             with reduced(clock.options):
                 restored = self.network.without_prior(sample.degraded)
-            terms, loss = self._picture_terms(phase, sample, restored.float(), rng)
+            terms, loss = self._picture_terms(phase, sample, restored.float(), rng, torch.ones(()))
         else:
             coefficients = self.prior.coefficients(sample.degraded).clone()
             render = self.prior.picture(coefficients, PRIOR_SIZE).clone()
@@ -445,18 +468,21 @@ class _MobileTraining:
         w = w.repeat_interleave(phase.views).to(sample.degraded.device)
         with reduced(self.config.run):
             restored = self.network(sample.degraded, render, coefficients, w)
-        terms, loss = self._picture_terms(phase, sample, restored.float(), rng)
+        freedom = 1.0 - w if phase.bold else torch.ones_like(w)
+        terms, loss = self._picture_terms(phase, sample, restored.float(), rng, freedom)
         if phase.style > 0.0 and sample.styles is not None:
             style = self._style_error(self._style(sample, render, coefficients), sample.styles)
             terms, loss = terms | {"style": style}, loss + phase.style * style
         return terms, loss
 
     def _picture_terms(
-        self, phase: Phase, sample: _Sample, restored: Tensor, rng: np.random.Generator
+        self, phase: Phase, sample: _Sample, restored: Tensor, rng: np.random.Generator, freedom: Tensor
     ) -> tuple[dict[str, Tensor], Tensor]:
+        """The same of the pictures alone; ``freedom``, () or (P,), is how far each may differ from its input."""
         clean = sample.clean
         before = absolute_error(sample.degraded, clean, softness=phase.softness)
-        weights = sample_weights(before)
+        weights, share = sample_weights(before), damage_share(before)
+        pull = share * freedom.to(share)
         terms = {
             "l1": (weights * absolute_error(restored, clean, softness=phase.softness)).mean(),
             "laplacian": (weights * laplacian_error(restored, clean, softness=phase.softness)).mean(),
@@ -465,33 +491,48 @@ class _MobileTraining:
             y, x = rng.integers(0, restored.shape[-1] - phase.window + 1, 2)
             few, corner = slice(None, phase.judged), (int(y), int(x))
             distance = perceptual_error(self.metric, restored[few], clean[few], corner=corner, side=phase.window)
-            terms["perceptual"] = (damage_share(before[few]) * distance).mean()
+            terms["perceptual"] = (pull[few] * distance).mean()
         if phase.identity > 0.0 and self.embedding is not None:
             moves = identity_moves(rng, len(restored)).to(restored.device)
             distance = identity_error(self.embedding, restored, clean, moves)
-            terms["identity"] = (damage_share(before) * distance).mean()
+            terms["identity"] = (share * distance).mean()
         if phase.landmark > 0.0 or phase.mesh > 0.0:
             read = self.judge.errors(restored, clean, sample.points)
-            terms["landmark"] = (damage_share(before) * read.landmark).mean()
-            terms["mesh"] = (damage_share(before) * read.mesh).mean()
+            terms["landmark"] = (share * read.landmark).mean()
+            terms["mesh"] = (share * read.mesh).mean()
         if phase.steady > 0.0:
             terms["steady"] = unsteadiness(restored, sample.offsets, margin=_EDGE)
         seen: dict[str, Tensor] = {}
         if phase.adversarial > 0.0:
             seen = teach_critic(self.critic, self.critic_optimiser, clean, restored.detach(), phase.r1)
-            terms["adversarial"] = hinge_fooling(self.critic(restored))
+            terms["adversarial"] = (pull * hinge_fooling(self.critic(restored), per_picture=True)).mean()
         loss = sum((getattr(phase, name) * value for name, value in terms.items()), before.new_zeros(()))
         return terms | seen | {"input_l1": (weights * before).mean().detach()}, loss
 
     @torch.inference_mode()
     def validate(self, clock: Clock) -> dict[str, float]:
-        """Mean PSNR per level: of the input, with all of the prior (w = 0) and with none (w = 1)."""
+        """Means per level: of the input, with all of the prior (w = 0), with half and with none (w = 1). PSNR, and
+        ST-LPIPS and identity where they are among the losses."""
         values: dict[str, float] = {}
+        clean = self.held_out.clean
         for level, degraded in self.held_out.degraded.items():
-            values[f"psnr_{level}_input"] = _psnr(degraded, self.held_out.clean)
-            values[f"psnr_{level}"] = _psnr(self._restored(degraded, 0.0), self.held_out.clean)
-            values[f"psnr_{level}_w1"] = _psnr(self._restored(degraded, 1.0), self.held_out.clean)
+            for name, w in (("_input", None), ("", 0.0), ("_w0.5", 0.5), ("_w1", 1.0)):
+                pictures = degraded if w is None else self._restored(degraded, w)
+                values[f"psnr_{level}{name}"] = _psnr(pictures, clean)
+                for kind, distances in self._distances(pictures, clean).items():
+                    values[f"{kind}_{level}{name}"] = float(distances.mean())
         return values
+
+    def _distances(self, pictures: Tensor, clean: Tensor) -> dict[str, Tensor]:
+        found: dict[str, list[Tensor]] = {}
+        for some, others in zip(pictures.split(8), clean.split(8), strict=True):
+            own, wanted = some.to(self.config.run.device), others.to(self.config.run.device)
+            if self.metric is not None:
+                whole = perceptual_error(self.metric, own, wanted, corner=(0, 0), side=own.shape[-1])
+                found.setdefault("st_lpips", []).append(whole)
+            if self.embedding is not None:
+                found.setdefault("identity", []).append(identity_error(self.embedding, own, wanted))
+        return {kind: torch.cat(parts) for kind, parts in found.items()}
 
     @torch.inference_mode()
     def sheet(self, faces: int) -> NDArray[np.uint8]:
