@@ -68,6 +68,7 @@ class Suite:
     device: torch.device
     short: bool
     seconds: float | None = None
+    report: str | None = None
     results: list[dict[str, Any]] = field(default_factory=list)
     begin: float = field(default_factory=time.perf_counter)
 
@@ -107,7 +108,7 @@ class Suite:
     @property
     def name(self) -> str:
         """Of the report."""
-        return "gpu_suite" if self.is_cuda else "gpu_suite_rehearsal"
+        return self.report or ("gpu_suite" if self.is_cuda else "gpu_suite_rehearsal")
 
     @property
     def is_cuda(self) -> bool:
@@ -557,12 +558,13 @@ def main() -> None:
     parser.add_argument("--rehearse", action="store_true", help="on the CPU, with small numbers")
     parser.add_argument("--no-tests", action="store_true", help="figures alone")
     parser.add_argument("--seconds", type=float, help="begin no part after so many")
+    parser.add_argument("--report", help="name of the report, so that a second run keeps the first one's")
     parser.add_argument("--parts", help="names with commas between; as a rule all")
     arguments = parser.parse_args()
     device = choose_device("cpu" if arguments.rehearse else "cuda")
     if device.type == "cuda":
         device = torch.device("cuda", torch.cuda.current_device())
-    suite = Suite(device, short=arguments.rehearse, seconds=arguments.seconds)
+    suite = Suite(device, short=arguments.rehearse, seconds=arguments.seconds, report=arguments.report)
     print(describe_device(device))
     lanes = lanes_of(device)
     if lanes is None and not arguments.rehearse:
