@@ -598,10 +598,10 @@ def parts_of(suite: Suite, lanes: Lanes | None) -> dict[str, Callable[[], object
         parts["mobile"] = lambda: mobile_speed(suite, precision)
     if suite.is_cuda:
         parts["steady"] = lambda: steady_state(suite, compact(precision))
-        parts["holding"] = lambda: holding(suite)
         parts["codeformer"] = lambda: network_speed(suite, "codeformer", partial(seeded_codeformer, device), 4.0)
         parts["tokens"] = lambda: token_agreement(suite)
         parts["codeformer-engine"] = lambda: codeformer_end_to_end(suite, precision)
+        parts["holding"] = lambda: holding(suite)
         parts["layout"] = lambda: codeformer_layout(suite, precision)
     return parts
 
