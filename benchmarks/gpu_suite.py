@@ -345,12 +345,16 @@ def _kernel_us(suite: Suite, name: str, run: Callable[[], object], repeats: int 
     for _ in range(5):
         run()
     torch.cuda.synchronize()
-    with profile(activities=[ProfilerActivity.CUDA]) as profiler:
-        for _ in range(repeats):
-            run()
-        torch.cuda.synchronize()
-    mine = [e for e in profiler.key_averages() if e.key.startswith((f"{name}_u", "means_u"))]
-    by_profiler = sum(e.device_time_total for e in mine) / repeats
+    by_profiler = 0.0
+    try:
+        with profile(activities=[ProfilerActivity.CUDA]) as profiler:
+            for _ in range(repeats):
+                run()
+            torch.cuda.synchronize()
+        mine = [e for e in profiler.key_averages() if e.key.startswith((f"{name}_u", "means_u"))]
+        by_profiler = sum(e.device_time_total for e in mine) / repeats
+    except (RuntimeError, AssertionError) as error:
+        print(f"the profiler may not look: {error}")
     by_events = _event_us(run)
     suite.add("P3", f"{name}: launches and uploads in a row, by events", by_events, "us", "", None)
     return by_profiler or by_events
