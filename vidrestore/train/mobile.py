@@ -525,7 +525,7 @@ class _MobileTraining:
 
     def _distances(self, pictures: Tensor, clean: Tensor) -> dict[str, Tensor]:
         found: dict[str, list[Tensor]] = {}
-        for some, others in zip(pictures.split(8), clean.split(8), strict=True):
+        for some, others in zip(torch.split(pictures, 8), torch.split(clean, 8), strict=True):
             own, wanted = some.to(self.config.run.device), others.to(self.config.run.device)
             if self.metric is not None:
                 whole = perceptual_error(self.metric, own, wanted, corner=(0, 0), side=own.shape[-1])
