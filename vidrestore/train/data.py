@@ -28,6 +28,7 @@ from vidrestore.train.degrade_batch import apply_recipes
 from vidrestore.train.paper_degrade import LARGE, SMALL, BlindLevel, degrade_blind
 
 __all__ = [
+    "DAMAGE",
     "Cover",
     "FaceCache",
     "FacePairs",
@@ -429,6 +430,9 @@ _STILL = (
     replace(SMALL, blur=(0.05, 5.0), scale=(1.0, 6.0), taps=21),
     replace(LARGE, blur=(0.5, 7.5), scale=(2.0, 15.0), taps=21),
 )
+
+DAMAGE: tuple[Level | BlindLevel | None, ...] = (*LEVELS.values(), None, *_STILL)
+"""Ranges by number: light, medium, heavy, none, and CodeFormer's small and large as :class:`Mix` has them."""
 
 
 @dataclass(frozen=True, slots=True)

@@ -22,10 +22,10 @@ from numpy.typing import NDArray
 from torch import Tensor
 from torch.nn import functional
 
-from vidrestore.train.degrade import Codec, Recipe, recipe_kernel
+from vidrestore.train.degrade import Codec, Level, Recipe, draw_recipe, recipe_kernel
 from vidrestore.train.degrade_canvas import blurred, canvas_side, filled, shifted
 from vidrestore.train.degrade_codecs import approximate_video, compress_jpeg_batch
-from vidrestore.train.paper_degrade import BlindRecipe, ColourRecipe, blind_kernel
+from vidrestore.train.paper_degrade import BlindLevel, BlindRecipe, ColourRecipe, blind_kernel, draw_blind
 
 __all__ = [
     "AnyRecipe",
@@ -33,6 +33,7 @@ __all__ = [
     "apply_recipes",
     "convolved",
     "device_noise",
+    "draw_any",
     "gaussian_lines",
     "resample_batch",
 ]
@@ -42,6 +43,16 @@ AnyRecipe = Recipe | BlindRecipe | None
 
 _VIDEO: tuple[Codec, ...] = ("h264", "mpeg4", "mpeg2")
 _GREY = (0.299, 0.587, 0.114)  # Rec. 601
+
+
+def draw_any(level: Level | BlindLevel | None, rng: np.random.Generator, crop: int) -> tuple[AnyRecipe, int]:
+    """A recipe out of a level's ranges for a crop of so many pixels, and the seed of its noise and sampling phase."""
+    recipe: AnyRecipe = None
+    if isinstance(level, BlindLevel):
+        recipe = draw_blind(rng, level, side=crop)
+    elif level is not None:
+        recipe = draw_recipe(rng, level, crop=crop)
+    return recipe, int(rng.integers(2**62))
 
 
 def apply_recipes(

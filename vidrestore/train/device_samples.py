@@ -23,6 +23,7 @@ from vidrestore.errors import ConfigError
 from vidrestore.geometry import invert
 from vidrestore.restoration.mobilestyle import StyleGenerator
 from vidrestore.train.data import (
+    DAMAGE,
     Cover,
     FaceCache,
     FacePlans,
@@ -30,17 +31,16 @@ from vidrestore.train.data import (
     Recolour,
     draw_hiding,
     draw_recolour,
+    draw_texture,
     middle_of_face,
     shade,
     stream,
 )
-from vidrestore.train.degrade import LEVELS, Level, draw_recipe
-from vidrestore.train.degrade_batch import AnyRecipe, apply_recipes, gaussian_lines
+from vidrestore.train.degrade_batch import AnyRecipe, apply_recipes, draw_any, gaussian_lines
 from vidrestore.train.degrade_canvas import blurred
 from vidrestore.train.faces import PSI
 from vidrestore.train.generator import Mapping, load_generator, load_mapping, mean_style
 from vidrestore.train.meshes import MeshPairs, draw_level, draw_wide_move
-from vidrestore.train.paper_degrade import BlindLevel, draw_blind
 from vidrestore.train.run import Clock, rng_at
 
 __all__ = [
@@ -115,7 +115,7 @@ class DevicePlan:
     seed: int
     """Of noise and sampling phase."""
     level: int
-    """0 light, 1 medium, 2 heavy, 3 none; -1 is a still's."""
+    """A place in :data:`vidrestore.train.data.DAMAGE`."""
     points: NDArray[np.float32] | None = None
     """(468, 3) in pixels of the crop."""
     corner: tuple[int, int] = (0, 0)
@@ -144,16 +144,6 @@ class EndlessFaces:
         return index
 
 
-def _recipe(level: Level | BlindLevel | None, rng: np.random.Generator, size: int) -> tuple[AnyRecipe, int]:
-    """A recipe, and the seed of what is drawn on the device."""
-    recipe: AnyRecipe = None
-    if isinstance(level, BlindLevel):
-        recipe = draw_blind(rng, level, side=size)
-    elif level is not None:
-        recipe = draw_recipe(rng, level, crop=size)
-    return recipe, int(rng.integers(2**62))
-
-
 def _part(cache: FaceCache | EndlessFaces, hiding: Hiding, other: int) -> NDArray[np.uint8] | None:
     wanted = any(cover.is_face for covers in hiding.layers for cover in covers)
     return np.array(cache.pictures[other]) if wanted and isinstance(cache, FaceCache) else None
@@ -172,9 +162,8 @@ class PlannedFaces(Dataset[DevicePlan]):
 
     def __getitem__(self, index: int) -> DevicePlan:
         plan = self.plans.plan(index)
-        recipe, seed = _recipe(plan.level, plan.rng, self.plans.crop)
-        levels = list(LEVELS.values())
-        level = 3 if plan.level is None else levels.index(plan.level) if plan.level in levels else -1
+        recipe, seed = draw_any(plan.level, plan.rng, self.plans.crop)
+        level = DAMAGE.index(plan.level)
         return DevicePlan(
             plan.number,
             np.array(self.cache.pictures[plan.number]) if isinstance(self.cache, FaceCache) else None,
@@ -199,13 +188,23 @@ class PlannedMeshes(Dataset[DevicePlan]):
 
     def __getitem__(self, index: int) -> DevicePlan:
         plan = self.samples.plan(index)
-        recipe, seed = _recipe((*LEVELS.values(), None)[plan.level], plan.rng, self.samples.size)
+        recipe, seed = draw_any(DAMAGE[plan.level], plan.rng, self.samples.size)
         other = _part(self.samples.cache, plan.hiding, plan.other)
         points = plan.points.astype(np.float32)
         matrix = invert(plan.matrix)
         face = np.ascontiguousarray(plan.face)
         return DevicePlan(
-            plan.number, face, other, matrix, plan.hiding, plan.colour, recipe, seed, plan.level, points=points
+            plan.number,
+            face,
+            other,
+            matrix,
+            plan.hiding,
+            plan.colour,
+            recipe,
+            seed,
+            plan.level,
+            points=points,
+            texture=plan.texture,
         )
 
 
@@ -217,18 +216,31 @@ class PlannedWide(Dataset[DevicePlan]):
         size: S, side of the crops in pixels.
         seed: of the whole stream.
         wide: share of the samples whose crop is off by as much as a tracker can be after a fast move.
+        stills: as of :class:`vidrestore.train.meshes.MeshPairs`.
+        texture: likewise.
     """
 
-    def __init__(self, faces: EndlessFaces, *, size: int, seed: int, wide: float = 0.4) -> None:
+    def __init__(
+        self,
+        faces: EndlessFaces,
+        *,
+        size: int,
+        seed: int,
+        wide: float = 0.4,
+        stills: float = 0.0,
+        texture: float = 0.0,
+    ) -> None:
         self.faces, self.size, self.seed, self.wide = faces, size, seed, wide
+        self.stills, self.texture = stills, texture
 
     def __getitem__(self, index: int) -> DevicePlan:
         rng, side = rng_at(self.seed, 2, index), self.faces.side
         matrix = draw_wide_move(rng, self.size, side, wide=rng.random() < self.wide)
-        hiding, colour, level = draw_hiding(rng, self.size, side), draw_recolour(rng), draw_level(rng)
-        recipe, seed = _recipe((*LEVELS.values(), None)[level], rng, self.size)
+        hiding, colour, level = draw_hiding(rng, self.size, side), draw_recolour(rng), draw_level(rng, self.stills)
+        rough = draw_texture(rng, self.size) if self.texture > 0.0 and rng.random() < self.texture else None
+        recipe, seed = draw_any(DAMAGE[level], rng, self.size)
         number = self.faces.choose(self.seed, index)
-        return DevicePlan(number, None, None, invert(matrix), hiding, colour, recipe, seed, level)
+        return DevicePlan(number, None, None, invert(matrix), hiding, colour, recipe, seed, level, texture=rough)
 
 
 class StepGenerator:

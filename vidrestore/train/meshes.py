@@ -26,19 +26,23 @@ from vidrestore.errors import ConfigError
 from vidrestore.kernels.rasterize import draw
 from vidrestore.morphable.files import load_vr468
 from vidrestore.train.data import (
+    DAMAGE,
     FaceCache,
     Hiding,
     Recolour,
     apply_hiding,
     apply_recolour,
+    apply_texture,
     draw_hiding,
     draw_recolour,
+    draw_texture,
     stream,
     to_bytes,
 )
-from vidrestore.train.degrade import LEVELS, Picture, apply_recipe, draw_recipe
+from vidrestore.train.degrade import Picture, apply_recipe, draw_recipe
 from vidrestore.train.eyes import EyeReader
 from vidrestore.train.facemesh import FaceMesh
+from vidrestore.train.paper_degrade import BlindLevel, degrade_blind
 from vidrestore.train.run import Clock, rng_at
 from vidrestore.train.vr468 import LIDS, Mesh
 
@@ -333,7 +337,9 @@ class MeshPlan:
     hiding: Hiding
     colour: Recolour
     level: int
-    """Of the degradation: 0 light, 1 medium, 2 heavy, 3 none."""
+    """Of the degradation: a place in :data:`vidrestore.train.data.DAMAGE`."""
+    texture: NDArray[np.float32] | None
+    """(S, S, 1) of the clean crop."""
     rng: np.random.Generator
     """Where the numbers of the degradation are drawn next."""
     face: NDArray[np.uint8]
@@ -346,8 +352,8 @@ class MeshPairs(Dataset[dict[str, Tensor]]):
     """Samples made on the fly; number i depends on (seed, i) alone.
 
     A sample holds ``degraded`` and ``clean``, (3, S, S) uint8 RGB; ``points``, (468, 3) float32 in pixels of the crop,
-    z on their scale and smaller when nearer; ``face``, the number in the cache; and ``level``: 0 light, 1 medium,
-    2 heavy, 3 not degraded. What hides a part of the face is in both pictures.
+    z on their scale and smaller when nearer; ``face``, the number in the cache; and ``level``, a place in
+    :data:`vidrestore.train.data.DAMAGE`. What hides a part of the face is in both pictures.
 
     Args:
         cache: faces.
@@ -360,6 +366,8 @@ class MeshPairs(Dataset[dict[str, Tensor]]):
         blinking: share whose eyes are closed in part.
         speaking: share whose mouth is opened, up to as wide as it goes.
         painted: share of the closed eyes whose lids are painted over the warp.
+        stills: share that is degraded as CodeFormer's training does, in half of the cases largely.
+        texture: share whose clean picture gets skin texture or grain first (:class:`vidrestore.train.data.Mix`).
     """
 
     def __init__(
@@ -375,10 +383,13 @@ class MeshPairs(Dataset[dict[str, Tensor]]):
         blinking: float = 0.2,
         speaking: float = 0.0,
         painted: float = 0.0,
+        stills: float = 0.0,
+        texture: float = 0.0,
     ) -> None:
         self.cache, self.points, self.mesh, self.size, self.seed = cache, points, mesh, size, seed
         self.wide, self.turned, self.blinking = wide, turned, blinking
         self.speaking, self.painted = speaking, painted
+        self.stills, self.texture = stills, texture
         if len(points.points) != len(cache):
             raise ConfigError(f"{len(cache)} faces and points of {len(points.points)}")
         self._usable = np.flatnonzero(points.trusted)
@@ -396,16 +407,21 @@ class MeshPairs(Dataset[dict[str, Tensor]]):
         points = _moved(points, matrix, self.mesh)
         other = int(rng.integers(len(self.cache)))
         hiding, colour = draw_hiding(rng, self.size, side), draw_recolour(rng)
-        return MeshPlan(number, other, matrix, hiding, colour, draw_level(rng), rng, face, points)
+        level = draw_level(rng, self.stills)
+        rough = draw_texture(rng, self.size) if self.texture > 0.0 and rng.random() < self.texture else None
+        return MeshPlan(number, other, matrix, hiding, colour, level, rough, rng, face, points)
 
     def __getitem__(self, index: int) -> dict[str, Tensor]:
         plan = self.plan(index)
         clean = _shown(plan.face, plan.matrix, self.size)
         clean = apply_recolour(apply_hiding(clean, self.cache.pictures[plan.other], plan.hiding), plan.colour)
-        degraded = clean
-        if plan.level < len(LEVELS):
-            recipe = draw_recipe(plan.rng, list(LEVELS.values())[plan.level], crop=self.size)
-            degraded = apply_recipe(clean, recipe, plan.rng)
+        if plan.texture is not None:
+            clean = apply_texture(clean, plan.texture)
+        degraded, level = clean, DAMAGE[plan.level]
+        if isinstance(level, BlindLevel):
+            degraded = degrade_blind(clean, level, plan.rng)
+        elif level is not None:
+            degraded = apply_recipe(clean, draw_recipe(plan.rng, level, crop=self.size), plan.rng)
         return {
             "degraded": to_bytes(degraded),
             "clean": to_bytes(clean),
@@ -500,7 +516,7 @@ class SampleSource:
         stored: folder of finished samples; None makes them on the fly.
         num_stored: how many finished samples there shall be; those that are missing are made now.
         workers: processes that make samples on the fly.
-        shares: of :class:`MeshPairs`: ``wide``, ``turned``, ``blinking``, ``speaking``, ``painted``.
+        shares: of :class:`MeshPairs`: ``wide``, ``turned``, ``blinking`` and so on.
     """
 
     def __init__(
@@ -564,9 +580,15 @@ def mirrored(batch: dict[str, Tensor], mirror: NDArray[np.int64]) -> dict[str, T
     return batch | {"degraded": batch["degraded"].flip(-1), "clean": batch["clean"].flip(-1), "points": points}
 
 
-def draw_level(rng: np.random.Generator) -> int:
-    """How a sample is degraded: 0 light, 1 medium, 2 heavy, 3 not at all."""
-    return int(rng.choice(4, p=[0.25, 0.35, 0.35, 0.05]))
+def draw_level(rng: np.random.Generator, stills: float = 0.0) -> int:
+    """How a sample is degraded, a place in :data:`vidrestore.train.data.DAMAGE`.
+
+    Args:
+        rng: source of randomness.
+        stills: share of CodeFormer's degradations.
+    """
+    level = int(rng.choice(4, p=[0.25, 0.35, 0.35, 0.05]))
+    return int(rng.integers(4, 6)) if stills > 0.0 and rng.random() < stills else level
 
 
 def draw_wide_move(rng: np.random.Generator, size: int, side: int, *, wide: bool) -> Array:

@@ -107,6 +107,10 @@ class DataOptions:
     """The first so many faces are for validation and never trained on."""
     generated: bool = True
     """The faces were made by ``vidrestore train faces``, so their styles are known from their numbers."""
+    stills: float = 0.0
+    """Share of the samples that is degraded as CodeFormer's training does, small and large in halves."""
+    texture: float = 0.0
+    """Share whose clean picture gets skin texture or grain first (:class:`vidrestore.train.data.Mix`)."""
     workers: int = 2
     """Processes that make samples."""
     on_device: bool = False
@@ -300,7 +304,13 @@ class _MobileTraining:
         """(F, 512) of the training faces, where they were made before."""
         if data.generated_in_step:
             generator = StepGenerator(data.cache_size, config.run.seed, device, mean=mean, noise=data.style_noise)
-            plans = PlannedWide(EndlessFaces(data.cache_size), size=data.size, seed=config.run.seed)
+            plans = PlannedWide(
+                EndlessFaces(data.cache_size),
+                size=data.size,
+                seed=config.run.seed,
+                stills=data.stills,
+                texture=data.texture,
+            )
             self.source: SampleSource | DeviceStream = DeviceStream(
                 plans,
                 size=data.size,
@@ -356,6 +366,8 @@ class _MobileTraining:
             stored=data.samples,
             num_stored=data.num_samples,
             workers=data.workers,
+            stills=data.stills,
+            texture=data.texture,
         )
         if not data.on_device:
             return source

@@ -11,9 +11,10 @@ import torch
 from torch import Tensor
 from torch.nn import functional
 
-from vidrestore.train.data import to_bytes
-from vidrestore.train.degrade import LEVELS, apply_recipe, draw_recipe
-from vidrestore.train.degrade_batch import AnyRecipe, apply_recipes
+from vidrestore.train.data import DAMAGE, to_bytes
+from vidrestore.train.degrade import apply_recipe, draw_recipe
+from vidrestore.train.degrade_batch import apply_recipes, draw_any
+from vidrestore.train.paper_degrade import BlindLevel, apply_blind, draw_blind
 from vidrestore.train.run import rng_at
 
 __all__ = ["Offsets", "TwoFrames", "two_frames"]
@@ -45,7 +46,7 @@ def two_frames(
 
     Args:
         clean: (B, 3, S, S) in [-1, 1].
-        levels: B numbers: 0 light, 1 medium, 2 heavy, 3 not degraded.
+        levels: B places in :data:`vidrestore.train.data.DAMAGE`.
         motion: largest step along each axis in pixels, below S.
         seed: of the run.
         step: of the run; with the seed it decides everything.
@@ -53,7 +54,7 @@ def two_frames(
         on_device: records all faces at once where they are (:mod:`vidrestore.train.degrade_batch`); a video codec then
             predicts the second frame from the first.
     """
-    size, names = clean.shape[-1], tuple(LEVELS)
+    size = clean.shape[-1]
     draw = rng_at(seed, 8, step).integers(0, motion + 1, 4)
     offsets = ((int(draw[0]), int(draw[1])), (int(draw[2]), int(draw[3])))
     wide = functional.pad(clean, (0, motion, 0, motion), mode="reflect") if motion > 0 else clean
@@ -63,11 +64,18 @@ def two_frames(
     pictures = ((frames.cpu().numpy() + 1.0) / 2.0).transpose(0, 1, 3, 4, 2)  # (B, 2, S, S, 3) in [0, 1]
 
     def record(number: int) -> Tensor:
-        if levels[number] >= len(names):
+        level = DAMAGE[levels[number]]
+        if level is None:
             return frames[number].cpu()
         rng = np.random.default_rng([seed, 9, step, number])
-        recipe = draw_recipe(rng, LEVELS[names[levels[number]]], crop=size)
-        both = [to_bytes(apply_recipe(np.ascontiguousarray(p), recipe, rng)) for p in pictures[number]]
+        shown = [np.ascontiguousarray(p) for p in pictures[number]]
+        if isinstance(level, BlindLevel):
+            blind = draw_blind(rng, level, side=size)
+            noise = rng.standard_normal((2, blind.size, blind.size, 3), np.float32)
+            both = [to_bytes(apply_blind(p, blind, n)) for p, n in zip(shown, noise, strict=True)]
+        else:
+            recipe = draw_recipe(rng, level, crop=size)
+            both = [to_bytes(apply_recipe(p, recipe, rng)) for p in shown]
         return torch.stack(both).float() * (2.0 / 255.0) - 1.0
 
     numbers = range(len(clean))
@@ -82,13 +90,9 @@ def two_frames(
 
 def _recorded(frames: Tensor, levels: Sequence[int], offsets: Offsets, seed: Sequence[int]) -> Tensor:
     """(2 B, 3, S, S) of (B, 2, 3, S, S)."""
-    ranges = (*LEVELS.values(), None)
-    recipes: list[AnyRecipe] = []
-    seeds = []
-    for number, level in enumerate(levels):
-        rng, chosen = np.random.default_rng([*seed, number]), ranges[level]
-        recipes.append(None if chosen is None else draw_recipe(rng, chosen, crop=frames.shape[-1]))
-        seeds.append(int(rng.integers(2**62)))
+    drawn = [
+        draw_any(DAMAGE[level], np.random.default_rng([*seed, n]), frames.shape[-1]) for n, level in enumerate(levels)
+    ]
     (y0, x0), (y1, x1) = offsets
     motion = torch.tensor([[0.0, 0.0], [x0 - x1, y0 - y1]]).expand(len(frames), 2, 2)  # of what the windows show
-    return apply_recipes(frames, recipes, seeds, motion=motion).flatten(0, 1)
+    return apply_recipes(frames, *zip(*drawn, strict=True), motion=motion).flatten(0, 1)
