@@ -309,6 +309,8 @@ def test_what_cannot_be_had_is_an_error(folder: Path) -> None:
         replace(whole, phase=(mobile.Phase(landmark=0.1),))
     with pytest.raises(ConfigError, match=r"unset data\.samples"):
         replace(whole, data=replace(whole.data, samples="data/samples"))
+    with pytest.raises(ConfigError, match="reshaped"):
+        replace(whole, data=replace(whole.data, reshaped=0.5))
     with pytest.raises(ConfigError, match="made_at_once"):
         replace(whole, data=replace(whole.data, on_device=False, generated_in_step=False, made_at_once=8))
     with pytest.raises(ConfigError, match=r"unset data\.samples"):

@@ -27,6 +27,7 @@ from vidrestore.train.meshes import (
     mirrored,
     open_mouth,
     paint_lids,
+    reshape_face,
     turn_head,
     warp_mesh,
 )
@@ -156,6 +157,32 @@ def test_samples_that_speak_and_blink_say_so_in_their_points(folder: Path, mesh:
     acting = pairs(folder, mesh, blinking=1.0, turned=0.0, speaking=1.0, painted=1.0)
     assert opened(acting, regressor.LIP_PAIRS) > 1.5 * opened(rest, regressor.LIP_PAIRS)
     assert opened(acting, regressor.LID_PAIRS) < 0.7 * opened(rest, regressor.LID_PAIRS)
+
+
+def test_somebody_else_has_the_same_pose_and_outline() -> None:
+    _, points = drawn(2)
+    before = points[0]
+    after = reshape_face(before, np.random.default_rng(4))
+    unit = float(np.linalg.norm(before[263] - before[33]))
+    outline = [10, 234, 454, 152, 127, 356]
+    assert np.allclose(after[outline], before[outline])
+    moved = np.linalg.norm(after - before, axis=1) / unit
+    assert 0.01 < float(moved[[1, 4, 33, 263, 61, 291]].mean()) < 0.1
+    there = turn_head(reshape_face(before, np.random.default_rng(4)), 0.5, 0.2)
+    here = reshape_face(turn_head(before, 0.5, 0.2), np.random.default_rng(4))
+    assert np.allclose(here - here.mean(0), there - there.mean(0), atol=0.02 * unit)  # the same change in any pose
+    assert not np.allclose(after, reshape_face(before, np.random.default_rng(5)))
+
+
+def test_samples_as_the_papers_make_them_with_texture_and_of_others(folder: Path, mesh: Mesh) -> None:
+    plain, data = pairs(folder, mesh), pairs(folder, mesh, stills=1.0, texture=1.0, reshaped=1.0)
+    levels = {int(data[i]["level"]) for i in range(8)}
+    assert levels == {4, 5}
+    for i in range(3):
+        sample = data[i]
+        assert sample["degraded"].shape == sample["clean"].shape == (3, 128, 128)
+        assert not torch.equal(sample["degraded"], sample["clean"])
+        assert not torch.allclose(sample["points"], plain[i]["points"])
 
 
 def test_a_head_turns_its_nose_the_way_that_is_said() -> None:

@@ -109,6 +109,9 @@ INNER_LIPS = (78, 191, 80, 81, 82, 13, 312, 311, 310, 415, 308, 324, 318, 402, 3
 _GAP_RGB = ((20.0, 70.0), (8.0, 30.0), (8.0, 32.0))  # what is seen in an open mouth: darkest and brightest
 _UNDER_EYES = {145: (110, 24, 23, 22), 374: (339, 254, 253, 252)}  # by the lower lid's fourth vertex
 _TEETH_RGB = (226.0, 214.0, 202.0)
+_FOREHEAD = 10  # its top, on the outline
+_UNLIKE, _FIRST_IDENTITIES = 1.6, 30  # how far faces are reshaped, in deviations of identity, and along which of them
+_FADE = 0.5  # the outline's stillness ends so far inside, in distances between the eyes' outer corners
 _TRUSTED = 22.0  # score of the teacher; below it one face in a hundred
 
 
@@ -200,6 +203,44 @@ def turn_head(points: Array, yaw: float, pitch: float) -> Array:
     about_y = np.array([[cy, 0.0, -sy], [0.0, 1.0, 0.0], [sy, 0.0, cy]])
     about_x = np.array([[1.0, 0.0, 0.0], [0.0, cp, -sp], [0.0, sp, cp]])
     return np.asarray((points - centre) @ (about_x @ about_y).T + centre)
+
+
+def reshape_face(points: Array, rng: np.random.Generator) -> Array:
+    """(468, 3) points of somebody else in the same pose and outline: features moved along ``vr468``'s identities.
+
+    A generator's faces are alike in ways that people are not. A picture warped so is 0.26 away from what it was by
+    dlib's embedding (16 faces), where two pictures of one person may be 0.6.
+
+    Args:
+        points: of the teacher.
+        rng: of the identity.
+    """
+    model, inner = load_vr468(), _inner_weights()
+    drawn = rng.normal(0.0, _UNLIKE, _FIRST_IDENTITIES)
+    move = (model.identity_basis[:, :_FIRST_IDENTITIES].numpy() @ drawn).reshape(-1, 3) * inner[:, None]
+    mean = model.mean_shape.numpy().astype(np.float64)
+    mean = mean - mean.mean(0)
+    left, values, right = np.linalg.svd((points - points.mean(0)).T @ mean)
+    signs = np.array([1.0, 1.0, np.sign(np.linalg.det(left @ right))])  # a turn, not a mirror (Umeyama 1991)
+    turn = (left * signs) @ right
+    scale = float((values * signs).sum() / np.square(mean).sum())
+    return np.asarray(points + scale * move @ turn.T)
+
+
+@cache
+def _inner_weights() -> Array:
+    """(468,) 0 on the mesh's outline, 1 well inside it: what is around a face stays where it is."""
+    model = load_vr468()
+    edges = np.sort(model.triangles.numpy()[:, [0, 1, 1, 2, 2, 0]].reshape(-1, 2), 1)
+    single, counts = np.unique(edges, axis=0, return_counts=True)
+    outline, grown = {_FOREHEAD}, True
+    while grown:  # the loop that the top of the forehead lies on; eyes and mouth have loops of their own
+        more = {int(v) for edge in single[counts == 1] if outline & set(edge.tolist()) for v in edge}
+        outline, grown = outline | more, not more <= outline
+    mean = model.mean_shape.numpy()
+    away = np.linalg.norm(mean[:, None] - mean[sorted(outline)], axis=2).min(1)
+    share = np.clip(away / (_FADE * np.linalg.norm(mean[33] - mean[263])), 0.0, 1.0)
+    return np.asarray(share * share * (3.0 - 2.0 * share), np.float64)
 
 
 def close_eyes(points: Array, shares: tuple[float, float]) -> Array:
@@ -368,6 +409,7 @@ class MeshPairs(Dataset[dict[str, Tensor]]):
         painted: share of the closed eyes whose lids are painted over the warp.
         stills: share that is degraded as CodeFormer's training does, in half of the cases largely.
         texture: share whose clean picture gets skin texture or grain first (:class:`vidrestore.train.data.Mix`).
+        reshaped: share whose features are somebody else's (:func:`reshape_face`).
     """
 
     def __init__(
@@ -385,11 +427,12 @@ class MeshPairs(Dataset[dict[str, Tensor]]):
         painted: float = 0.0,
         stills: float = 0.0,
         texture: float = 0.0,
+        reshaped: float = 0.0,
     ) -> None:
         self.cache, self.points, self.mesh, self.size, self.seed = cache, points, mesh, size, seed
         self.wide, self.turned, self.blinking = wide, turned, blinking
         self.speaking, self.painted = speaking, painted
-        self.stills, self.texture = stills, texture
+        self.stills, self.texture, self.reshaped = stills, texture, reshaped
         if len(points.points) != len(cache):
             raise ConfigError(f"{len(cache)} faces and points of {len(points.points)}")
         self._usable = np.flatnonzero(points.trusted)
@@ -440,9 +483,11 @@ class MeshPairs(Dataset[dict[str, Tensor]]):
         if rng.random() < self.turned:
             angles = rng.uniform(-0.6, 0.6), rng.uniform(-0.25, 0.25)
         mouth = rng.random() if self.speaking > 0.0 and rng.random() < self.speaking else 0.0
-        if angles is None and mouth <= 0.0 and max(closed) <= 0.0:
+        other = self.reshaped > 0.0 and rng.random() < self.reshaped
+        if angles is None and mouth <= 0.0 and max(closed) <= 0.0 and not other:
             return face, points
-        after = close_eyes(open_mouth(points, mouth) if mouth > 0.0 else points, closed)
+        after = reshape_face(points, rng) if other else points
+        after = close_eyes(open_mouth(after, mouth) if mouth > 0.0 else after, closed)
         if angles is not None:
             after = turn_head(after, *angles)
         shown = warp_mesh(face, points, after, self.mesh.triangles)

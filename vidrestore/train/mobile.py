@@ -111,6 +111,9 @@ class DataOptions:
     """Share of the samples that is degraded as CodeFormer's training does, small and large in halves."""
     texture: float = 0.0
     """Share whose clean picture gets skin texture or grain first (:class:`vidrestore.train.data.Mix`)."""
+    reshaped: float = 0.0
+    """Share whose features are somebody else's, by a warp (:func:`vidrestore.train.meshes.reshape_face`); wants the
+    teacher's points, so not with ``generated_in_step``."""
     workers: int = 2
     """Processes that make samples."""
     on_device: bool = False
@@ -220,6 +223,8 @@ class MobileConfig:
             made_at_once=data.made_at_once,
         )
         check_styles(data.style_noise, 0.0, generated_in_step=data.generated_in_step)
+        if data.generated_in_step and data.reshaped > 0.0:
+            raise ConfigError("data.reshaped warps over the teacher's points, which generated_in_step does not have")
         if data.generated_in_step and any(p.landmark > 0.0 for p in self.phase):
             raise ConfigError(
                 "phase.landmark compares with the teacher's points, which faces generated in the step do not have: "
@@ -368,6 +373,7 @@ class _MobileTraining:
             workers=data.workers,
             stills=data.stills,
             texture=data.texture,
+            reshaped=data.reshaped,
         )
         if not data.on_device:
             return source
