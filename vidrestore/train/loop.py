@@ -107,6 +107,9 @@ class DataOptions:
     approximated (:mod:`vidrestore.train.degrade_codecs`). For a GPU: on a CPU it takes about twice as long."""
     generated_in_step: bool = False
     """The clean faces, too: generated and seen once. ``faces`` are for validation only. Wants ``on_device``."""
+    made_at_once: int = 0
+    """With ``on_device``: so many samples are made in one pass and given out batch by batch; 0 makes each batch by
+    itself."""
     style_noise: float = 0.0
     """Noise on the style of each level of the generator, in shares of the spread of styles: a face that no single style
     makes, so that a network leans on its input."""
@@ -196,7 +199,9 @@ class TrainConfig:
             raise ConfigError(f"the phases' until must rise and end at 1.0, got {ends}")
         self.run.check_length()
         data = self.data
-        check_options(on_device=data.on_device, generated_in_step=data.generated_in_step)
+        check_options(
+            on_device=data.on_device, generated_in_step=data.generated_in_step, made_at_once=data.made_at_once
+        )
         check_styles(data.style_noise, data.mixed, generated_in_step=data.generated_in_step)
         for phase in self.phase:
             side = (phase.crop or self.data.size) - phase.shift
@@ -353,6 +358,7 @@ class _CompactTraining:
                 views=phase.views,
                 device=clock.options.device,
                 generator=self.generator,
+                at_once=data.made_at_once,
             )
         pairs = FacePairs(self.cache, size=data.size, seed=seed, views=phase.views, crop=phase.crop, mix=data.mix)
         return batches(pairs, batch=phase.batch, start=start, workers=data.workers)
