@@ -106,6 +106,14 @@ def test_full_fidelity_ignores_the_face(restorer: MobileRestorer, images: torch.
     assert float((first[1] - second[1]).abs().max()) > 1e-3
 
 
+def test_the_priors_share_is_the_square(restorer: MobileRestorer, images: torch.Tensor) -> None:
+    with torch.inference_mode():
+        half = restorer.restore(images, context([face(1), face(2)], [0.5, 0.5]))
+        coefficients = torch.from_numpy(np.stack([face(1), face(2)])).float()
+        render = restorer._prior.picture(coefficients, 128)
+        torch.testing.assert_close(half, restorer._network(images, render, coefficients, torch.full((2,), 0.75)))
+
+
 def test_auto_is_compact_on_a_cpu_and_says_so(caplog: pytest.LogCaptureFixture) -> None:
     with caplog.at_level(logging.INFO, logger="vidrestore.restoration.restorer"):
         assert isinstance(load_restorer(RestoreOptions(network="auto", device="cpu")), CompactRestorer)

@@ -2,6 +2,9 @@
 
 The 3D face is the track's where a tracker follows one: it is smoothed in time and costs nothing more. Faces without one
 are looked at by the regressor.
+
+The prior's share is (1 - w) squared, a quarter at the usual w of 0.5. With a share of a half 15 small real faces lost a
+little in likeness (dlib's distance 0.396 to 0.398; with three tenths 0.394), for 0.005 of ST-LPIPS.
 """
 
 from __future__ import annotations
@@ -61,6 +64,7 @@ class MobileRestorer:
         else:
             # staged when it returns: does not wait for what was launched before
             w = torch.from_numpy(context.w).to(images.device, images.dtype, non_blocking=True)
+        w = 1.0 - (1.0 - w).square()  # for the network, which was trained with the share itself
         images = images.contiguous(memory_format=torch.channels_last)
         if context is not None and bool((context.w == 1.0).all()):
             return self._under_autocast(self._network.without_prior, images)
