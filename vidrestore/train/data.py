@@ -24,7 +24,7 @@ from torch.utils.data import DataLoader, Dataset, Sampler
 
 from vidrestore.errors import ConfigError
 from vidrestore.train.degrade import LEVELS, Level, Picture, apply_recipe, degrade, draw_recipe
-from vidrestore.train.degrade_batch import apply_recipes
+from vidrestore.train.degrade_batch import apply_recipes, draw_any
 from vidrestore.train.paper_degrade import LARGE, SMALL, BlindLevel, degrade_blind
 
 __all__ = [
@@ -677,8 +677,6 @@ class HeldOut:
     def _made_on(cls, clean: Tensor, size: int, seed: int, device: str) -> HeldOut:
         degraded = {}
         for k, (name, level) in enumerate(LEVELS.items()):
-            rngs = [np.random.default_rng([seed, 3, i, k]) for i in range(len(clean))]
-            recipes = [draw_recipe(rng, level, crop=size) for rng in rngs]
-            seeds = [int(rng.integers(2**62)) for rng in rngs]
-            degraded[name] = apply_recipes(clean.to(device), recipes, seeds).cpu()
+            drawn = [draw_any(level, np.random.default_rng([seed, 3, i, k]), size) for i in range(len(clean))]
+            degraded[name] = apply_recipes(clean.to(device), *zip(*drawn, strict=True)).cpu()
         return cls(clean, degraded)

@@ -525,7 +525,7 @@ class DeviceStream:
         workers: processes that draw.
         generator: of the faces, where the plans have none.
         at_once: so many samples are made in one pass and given out in batches; 0 makes each batch by itself. A pass is
-            some ten thousand small operations whatever it makes, which on a GPU is all of its time.
+            thousands of small operations, few more for many samples, and each is a launch on a GPU (docs/training.md).
     """
 
     def __init__(

@@ -124,7 +124,7 @@ class DataOptions:
     validation only. Wants ``on_device``; no ``landmark``, whose points the teacher finds on the CPU."""
     made_at_once: int = 0
     """With ``on_device``: so many samples are made in one pass and given out batch by batch; 0 makes each batch by
-    itself. On a GPU hundreds cost hardly more than one batch; a sample takes some 10 MB while it is made."""
+    itself."""
     style_noise: float = 0.0
     """Noise on the style of each level of the generator, in shares of the spread of styles: a face that no single style
     makes, so that a network leans on its input."""
