@@ -57,6 +57,7 @@ __all__ = [
     "shade",
     "split_held_out",
     "stream",
+    "texture_or_none",
     "to_bytes",
     "to_tensor",
 ]
@@ -502,11 +503,10 @@ class FacePlans:
             low, high = room * 3 // 8, room * 5 // 8
         y, x = rng.integers(low, high + 1, 2)
         kind = int(np.searchsorted(np.cumsum(self.mix.damage), rng.random()))  # 5 is none
-        soft, texture = 0.0, None
+        soft = 0.0
         if kind in (0, 5) and self.mix.soft > 0.0 and rng.random() < self.mix.soft:
             soft = rng.uniform(0.4, 1.1)
-        if self.mix.texture > 0.0 and rng.random() < self.mix.texture:
-            texture = draw_texture(rng, self.crop)
+        texture = texture_or_none(rng, self.crop, self.mix.texture)
         level = (*LEVELS.values(), *_STILL, None)[kind]
         return FacePlan(number, other, matrix, hiding, colour, (int(y), int(x)), soft, texture, level, rng)
 
@@ -576,6 +576,11 @@ def draw_texture(rng: np.random.Generator, side: int) -> NDArray[np.float32]:
     rough: Picture = rng.uniform(0.2, 0.7) * grain + wide / max(float(wide.std()), 1e-6)
     where = cv2.resize(rng.uniform(0.2, 1.0, (5, 5)).astype(np.float32), (side, side), interpolation=cv2.INTER_CUBIC)
     return np.asarray(rough * where[..., None] * np.float32(rng.uniform(0.5, 5.0) / 255.0), dtype=np.float32)
+
+
+def texture_or_none(rng: np.random.Generator, side: int, share: float) -> NDArray[np.float32] | None:
+    """:func:`draw_texture` for this share of samples; nothing is drawn where it is 0."""
+    return draw_texture(rng, side) if share > 0.0 and rng.random() < share else None
 
 
 def apply_texture(picture: Picture, texture: NDArray[np.float32]) -> Picture:

@@ -31,10 +31,10 @@ from vidrestore.train.data import (
     Recolour,
     draw_hiding,
     draw_recolour,
-    draw_texture,
     middle_of_face,
     shade,
     stream,
+    texture_or_none,
 )
 from vidrestore.train.degrade_batch import AnyRecipe, apply_recipes, draw_any, gaussian_lines
 from vidrestore.train.degrade_canvas import blurred
@@ -237,7 +237,7 @@ class PlannedWide(Dataset[DevicePlan]):
         rng, side = rng_at(self.seed, 2, index), self.faces.side
         matrix = draw_wide_move(rng, self.size, side, wide=rng.random() < self.wide)
         hiding, colour, level = draw_hiding(rng, self.size, side), draw_recolour(rng), draw_level(rng, self.stills)
-        rough = draw_texture(rng, self.size) if self.texture > 0.0 and rng.random() < self.texture else None
+        rough = texture_or_none(rng, self.size, self.texture)
         recipe, seed = draw_any(DAMAGE[level], rng, self.size)
         number = self.faces.choose(self.seed, index)
         return DevicePlan(number, None, None, invert(matrix), hiding, colour, recipe, seed, level, texture=rough)

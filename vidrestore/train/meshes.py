@@ -35,11 +35,11 @@ from vidrestore.train.data import (
     apply_texture,
     draw_hiding,
     draw_recolour,
-    draw_texture,
     stream,
+    texture_or_none,
     to_bytes,
 )
-from vidrestore.train.degrade import Picture, apply_recipe, draw_recipe
+from vidrestore.train.degrade import Picture, degrade
 from vidrestore.train.eyes import EyeReader
 from vidrestore.train.facemesh import FaceMesh
 from vidrestore.train.paper_degrade import BlindLevel, degrade_blind
@@ -451,7 +451,7 @@ class MeshPairs(Dataset[dict[str, Tensor]]):
         other = int(rng.integers(len(self.cache)))
         hiding, colour = draw_hiding(rng, self.size, side), draw_recolour(rng)
         level = draw_level(rng, self.stills)
-        rough = draw_texture(rng, self.size) if self.texture > 0.0 and rng.random() < self.texture else None
+        rough = texture_or_none(rng, self.size, self.texture)
         return MeshPlan(number, other, matrix, hiding, colour, level, rough, rng, face, points)
 
     def __getitem__(self, index: int) -> dict[str, Tensor]:
@@ -464,7 +464,7 @@ class MeshPairs(Dataset[dict[str, Tensor]]):
         if isinstance(level, BlindLevel):
             degraded = degrade_blind(clean, level, plan.rng)
         elif level is not None:
-            degraded = apply_recipe(clean, draw_recipe(plan.rng, level, crop=self.size), plan.rng)
+            degraded = degrade(clean, level, plan.rng)
         return {
             "degraded": to_bytes(degraded),
             "clean": to_bytes(clean),
